@@ -81,3 +81,20 @@ apply_series()
 			die "patch $2/$p does not apply to $1"
 	done <"$2/series"
 }
+
+# config_value NAME: the value of CONFIG_NAME in .config, else the default in
+# the Kconfig files (the first "default" line of that symbol).
+config_value()
+{
+	local v
+	v=$(sed -n "s/^CONFIG_$1=//p" "$TOP/.config" 2>/dev/null | tr -d '"')
+	if [ -z "$v" ] && grep -qs "^# CONFIG_$1 is not set" "$TOP/.config"; then v=n; fi
+	if [ -z "$v" ]; then
+		v=$(awk -v n="$1" '$1 == "config" {on = ($2 == n)}
+			on && $1 == "default" {print $2; exit}' \
+			"$TOP/Kconfig" "$TOP/kvm-span/Kconfig" 2>/dev/null)
+	fi
+	printf '%s\n' "${v:-n}"
+}
+
+enabled() { [ "$(config_value "$1")" = y ]; }
