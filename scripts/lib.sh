@@ -98,3 +98,11 @@ config_value()
 }
 
 enabled() { [ "$(config_value "$1")" = y ]; }
+
+# lock NAME: one build of a thing at a time; a second caller waits, then finds
+# it fresh.
+lock()
+{
+	exec 6>"$BUILD/.lock-$1"
+	flock 6
+}
