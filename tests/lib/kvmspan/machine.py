@@ -1,0 +1,719 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The machine: L0 in the emulator, its VMs, and how to use them from a test.
+
+    m = Machine("two-l1", kernel="trimmed", modules="span")
+    m.boot()                        # L0 and every VM of the topology
+    rc, out = m["L1a"].run("spanctl list")
+    m.qmp("guest", "span-attach", {...})
+    m.wait_event("guest", "SPAN_PEER_LOST")
+    m.close()
+
+Everything happens in the caller's thread, in pump(): it lets the emulator run,
+takes what the agents send and returns when the caller's condition is true.
+"""
+import json
+import os
+import re
+import shlex
+import shutil
+import time
+
+from . import image, paths, wire
+from .bochs import Bochs, MachineError
+from .topology import Topology
+
+RUN = "/run/span"
+SMALL = 16384          # files up to this size go by the serial line
+QUIET = ("quiet mitigations=off reboot=t cryptomgr.notests tsc=reliable no_timer_check "
+         "random.trust_cpu=on audit=0 lsm= nowatchdog panic=-1")
+# Boot-time work of Debian's kernel that a test machine can do without; on an
+# emulator it costs some ten CPU seconds per level.
+BLACKLIST = ",".join("""
+    jent_mod_init crypto_kdf108_init load_system_certificate_list bpf_rstat_kfunc_init bpf_key_sig_kfuncs_init
+    bpf_kprobe_multi_kfuncs_init kfunc_init bpf_map_iter_init bpf_prog_iter_init
+    bpf_cgroup_iter_init cpumask_kfunc_init crypto_kfunc_init bpf_fs_kfuncs_init
+    bpf_kfunc_init xdp_metadata_init bpf_sockmap_iter_init bpf_sk_storage_map_iter_init
+    bpf_prog_test_run_init bpf_dummy_struct_ops_init bpf_tcp_ca_kfunc_init
+    bpf_mptcp_kfunc_init cubictcp_register bpf_ksym_iter_register bpf_link_iter_init
+    bpf_crypto_skcipher_init trace_eval_init trace_eval_sync init_kprobe_trace
+    lockup_detector_check""".split())
+SUSPECT = re.compile(
+    r"WARNING:|BUG:|Oops|KASAN|UBSAN|kmemleak:.*new suspected|lockdep|possible (recursive|circular)|"
+    r"hung task|blocked for more than|general protection|Call Trace|Kernel panic|"
+    r"unable to handle|suspicious RCU|sleeping function called|double fault|segfault at")
+
+
+class AgentError(MachineError):
+    """An agent could not do what it was asked."""
+
+
+class CommandError(MachineError):
+    """A command that had to succeed did not."""
+
+    def __init__(self, level, command, rc, out):
+        super().__init__(f"{level}: '{command}' gave {rc}: {out.strip()[-2000:]}")
+        self.rc, self.out = rc, out
+
+
+class TimedOut(MachineError):
+    pass
+
+
+class Process:
+    """A command under way on a level."""
+
+    def __init__(self, level, command, on_output=None, pty=False):
+        self.level, self.command = level, command
+        self.out, self.err = bytearray(), bytearray()
+        self.rc = None
+        self._failed = None
+        self._on_output = on_output
+        self._id = level.endpoint.new_id(self._frame)
+        level.endpoint.send(wire.EXEC, self._id, command.encode(), flags=1 if pty else 0)
+
+    def _frame(self, kind, flags, payload):
+        if kind == wire.DATA:
+            (self.err if flags & 1 else self.out).extend(payload)
+            if self._on_output:
+                self._on_output(payload)
+        elif kind == wire.EXIT:
+            self.rc = int.from_bytes(payload, "little")
+        elif kind == wire.ERROR:
+            self._failed = payload.decode(errors="replace")
+
+    @property
+    def done(self):
+        return self.rc is not None or self._failed is not None
+
+    def input(self, data):
+        for i in range(0, len(data), wire.CHUNK):
+            self.level.endpoint.send(wire.INPUT, self._id, data[i:i + wire.CHUNK])
+
+    def close_input(self):
+        self.level.endpoint.send(wire.INPUT, self._id)
+
+    def kill(self):
+        self.level.endpoint.send(wire.KILL, self._id)
+
+    def text(self):
+        return (self.out + self.err).decode(errors="replace")
+
+    def wait(self, timeout=60):
+        """Returns (exit status, output). timeout: emulator CPU seconds."""
+        m = self.level.machine
+        try:
+            m.pump(lambda: self.done or self.level.lost, timeout, f"{self.level.name}: '{self.command}'")
+        except TimedOut:
+            self.kill()
+            m.pump(lambda: self.done or self.level.lost, 20, "the kill of it", fail=False)
+            raise TimedOut(f"{self.level.name}: '{self.command}' took more than {timeout} CPU s; "
+                           f"output so far: {self.text()[-2000:]}") from None
+        if not self.done:
+            raise MachineError(f"{self.level.name} went away during '{self.command}': {self.level.lost}")
+        if self._failed is not None:
+            raise AgentError(f"{self.level.name}: {self._failed}")
+        self.level.endpoint.forget(self._id)
+        return self.rc, self.text()
+
+
+class Level:
+    """L0 or a VM, as seen through its agent."""
+
+    def __init__(self, machine, spec):
+        self.machine, self.spec, self.name = machine, spec, spec.name
+        self.endpoint = None
+        self.lost = None       # why the agent is not reachable any more
+
+    def spawn(self, command, on_output=None, pty=False):
+        self._check()
+        return Process(self, command, on_output, pty)
+
+    def run(self, command, timeout=60, check=True):
+        """Run a shell command; (exit status, output). check: raise if not 0."""
+        rc, out = self.spawn(command).wait(timeout)
+        if check and rc:
+            raise CommandError(self.name, command, rc, out)
+        return rc, out
+
+    def sh(self, command, timeout=60):
+        """The output of a command that has to succeed, without the last newline."""
+        return self.run(command, timeout)[1].rstrip("\n")
+
+    def _check(self):
+        if self.lost:
+            raise MachineError(f"{self.name} is not reachable: {self.lost}")
+        if not self.endpoint:
+            raise MachineError(f"{self.name} is not running")
+
+    def request(self, kind, payload=b"", timeout=60, collect=None, then=None):
+        """One request and its answer; DATA goes to collect."""
+        self._check()
+        result = []
+
+        def handler(k, _flags, p):
+            if k == wire.DATA and collect:
+                collect(p)
+            elif k in (wire.OK, wire.END, wire.ERROR):
+                result.append((k, p))
+
+        i = self.endpoint.new_id(handler)
+        self.endpoint.send(kind, i, payload)
+        if then:
+            then(i)
+        self.machine.pump(lambda: result or self.lost, timeout, f"{self.name}: request {kind}")
+        self.endpoint.forget(i)
+        if not result:
+            raise MachineError(f"{self.name} went away: {self.lost}")
+        k, p = result[0]
+        if k == wire.ERROR:
+            raise AgentError(f"{self.name}: {p.decode(errors='replace')}")
+        return int.from_bytes(p, "little")
+
+    def put_bytes(self, data, path, mode=0o644):
+        def rest(i):
+            for at in range(0, len(data), wire.CHUNK):
+                self.endpoint.send(wire.DATA, i, data[at:at + wire.CHUNK])
+            self.endpoint.send(wire.END, i)
+        self.request(wire.PUT, mode.to_bytes(4, "little") + path.encode(), then=rest)
+
+    def get_bytes(self, path, timeout=120):
+        out = bytearray()
+        self.request(wire.GET, path.encode(), timeout, collect=out.extend)
+        return bytes(out)
+
+    def put(self, source, path, mode=None):
+        """Copy a host file here; big ones go by the shared disk."""
+        mode = mode or os.stat(source).st_mode & 0o777
+        if os.path.getsize(source) <= SMALL:
+            with open(source, "rb") as f:
+                return self.put_bytes(f.read(), path, mode)
+        return self._put_big(source, path, mode)
+
+    def get(self, path, target):
+        with open(target, "wb") as f:
+            f.write(self.get_bytes(path))
+
+    def dmesg(self):
+        return self.run("dmesg", check=False)[1]
+
+
+class L0(Level):
+    def _put_big(self, source, path, mode):
+        size = self.machine.bochs.mailbox_write(source)
+        arg = (0).to_bytes(8, "little") + size.to_bytes(8, "little") + mode.to_bytes(4, "little")
+        self.request(wire.DISKPUT, arg + b"/dev/sda\0" + path.encode(), timeout=120)
+
+    def get(self, path, target):
+        size = int(self.sh(f"stat -c %s {shlex.quote(path)}"))
+        if size <= SMALL:
+            return super().get(path, target)
+        arg = (0).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little") + bytes(4)
+        size = self.request(wire.DISKGET, arg + b"/dev/sda\0" + path.encode(), timeout=120)
+        return self.machine.bochs.mailbox_read(target, size)
+
+
+class Channel:
+    """A unix socket at L0, both ways."""
+
+    def __init__(self, l0, path, on_data, on_end, timeout=20):
+        self.l0, self.closed = l0, False
+        self._on_data, self._on_end = on_data, on_end
+        self._result = []
+        self.id = l0.endpoint.new_id(self._frame)
+        l0.endpoint.send(wire.CONNECT, self.id, path.encode())
+        l0.machine.pump(lambda: self._result, timeout, f"a connection to {path}")
+        if self._result[0] is not True:
+            raise AgentError(self._result[0])
+
+    def _frame(self, kind, _flags, payload):
+        if kind == wire.OK:
+            self._result.append(True)
+        elif kind == wire.ERROR:
+            self._result.append(payload.decode(errors="replace"))
+        elif kind == wire.DATA:
+            self._on_data(payload)
+        elif kind == wire.END:
+            self.closed = True
+            self.l0.endpoint.forget(self.id)
+            self._on_end()
+
+    def send(self, data):
+        # One piece each: the agent must not put a file's frame into the middle.
+        for i in range(0, len(data), wire.MAXLEN):
+            self.l0.endpoint.send(wire.DATA, self.id, data[i:i + wire.MAXLEN])
+
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            self.l0.endpoint.send(wire.END, self.id)
+            self.l0.endpoint.forget(self.id)
+
+
+class VM(Level):
+    def __init__(self, machine, spec):
+        super().__init__(machine, spec)
+        self.pid = None
+        self.events = []
+        self._agent = self._qmp = None
+        self._lines = bytearray()
+        self._replies = {}
+        self.lost = "not started"
+
+    # The agent inside the VM.
+    def _put_big(self, source, path, mode):
+        l0 = self.machine["L0"]
+        staged = f"/tmp/put.{self.name}"
+        l0.put(source, staged)
+
+        def send(i):
+            arg = self._agent.id.to_bytes(4, "little") + staged.encode()
+            # The agent at L0 makes DATA and END frames with the id of this request,
+            # which is the id that the VM's agent knows the file by.
+            l0.endpoint.send(wire.SENDFILE, i, arg)
+        self.request(wire.PUT, mode.to_bytes(4, "little") + path.encode(), timeout=120, then=send)
+        l0.run(f"rm {staged}")
+
+    def connect(self):
+        l0 = self.machine["L0"]
+        self.endpoint = wire.Endpoint(lambda data: self._agent.send(data))
+        self._agent = Channel(l0, f"{RUN}/{self.name}.agent", self.endpoint.feed, self._agent_end)
+        self._qmp = Channel(l0, f"{RUN}/{self.name}.qmp", self._qmp_data, lambda: None)
+        self.lost = None
+        self.qmp("qmp_capabilities")
+
+    def _agent_end(self):
+        self.lost = "its QEMU has ended"
+
+    def disconnect(self, why):
+        self.lost = why
+        for c in (self._agent, self._qmp):
+            if c:
+                c.close()
+        self._agent = self._qmp = None
+
+    # QMP.
+    def _qmp_data(self, data):
+        self._lines += data
+        while b"\n" in self._lines:
+            line, _, rest = bytes(self._lines).partition(b"\n")
+            self._lines = bytearray(rest)
+            try:
+                msg = json.loads(line)
+            except ValueError:
+                continue
+            self.machine.log_line(self.name + ".qmp", line.decode(errors="replace"))
+            if "event" in msg:
+                self.events.append(msg)
+            elif "id" in msg:
+                self._replies[msg["id"]] = msg
+
+    def qmp_raw(self, command, arguments=None, timeout=60):
+        """The whole reply: {"return": ...} or {"error": ...}."""
+        if not self._qmp or self._qmp.closed:
+            raise MachineError(f"{self.name}: no QMP connection")
+        i = f"q{next(wire.Endpoint._ids)}"
+        msg = {"execute": command, "id": i}
+        if arguments:
+            msg["arguments"] = arguments
+        self.machine.log_line(self.name + ".qmp", "> " + json.dumps(msg))
+        qmp = self._qmp
+        qmp.send(json.dumps(msg).encode() + b"\n")
+        self.machine.pump(lambda: i in self._replies or qmp.closed, timeout, f"{self.name}: QMP {command}")
+        if i not in self._replies:
+            raise MachineError(f"{self.name}: its QEMU ended during {command}")
+        return self._replies.pop(i)
+
+    def qmp(self, command, arguments=None, timeout=60):
+        reply = self.qmp_raw(command, arguments, timeout)
+        if "error" in reply:
+            raise QMPError(f"{self.name}: {command}: {reply['error']['desc']}", reply["error"])
+        return reply["return"]
+
+
+class QMPError(MachineError):
+    def __init__(self, text, error):
+        super().__init__(text)
+        self.error = error
+
+
+class Machine:
+    def __init__(self, topology, kernel="trimmed", modules="span", directory=None, log=None):
+        self.topology = Topology(topology)
+        self.kernel = {"stock": "cloud"}.get(kernel, kernel)
+        self.modules = modules
+        self.directory = directory or os.path.join(
+            paths.RESULTS, f"{topology}-{kernel}-{modules}-{os.getpid()}")
+        self.log = log or (lambda text: None)
+        self.levels = {}
+        self.bochs = None
+        self.dead = None
+        self._files = {}
+        self._last_frame = 0.0
+        self._t0 = time.monotonic()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(self.directory)
+
+    def __getitem__(self, name):
+        try:
+            return self.levels[name]
+        except KeyError:
+            raise MachineError(f"no level '{name}' in topology {self.topology.name}") from None
+
+    # Time.
+    def pump(self, until, timeout=60, what="something", fail=True, extra=(), on_extra=None):
+        """Let the machine run until the condition holds. Deadline in CPU seconds."""
+        if self.dead:
+            raise MachineError(self.dead)
+        b = self.bochs
+        start = heard = b.cpu()
+        wall = time.monotonic()
+        pinged = False
+        b.run()
+        try:
+            while not until():
+                data, ready = b.exchange(extra=extra)
+                if ready and on_extra:
+                    on_extra(ready)
+                cpu = b.cpu()
+                if data:
+                    heard, pinged = cpu, False
+                    self["L0"].endpoint.feed(data)
+                    continue
+                if not b.alive():
+                    self._die(f"the emulator ended while waiting for {what}")
+                if cpu - start > timeout or time.monotonic() - wall > 20 * timeout + 60:
+                    if not fail:
+                        return False
+                    raise TimedOut(f"no answer after {cpu - start:.0f} CPU s: {what}")
+                # Heartbeat: silence is fine as long as L0's agent answers.
+                if cpu - heard > 25 and not pinged and self["L0"].endpoint.hello:
+                    pinged, heard = True, cpu
+                    self["L0"].endpoint.send(wire.PING, self._ping)
+                elif cpu - heard > 25 and pinged:
+                    self._die(f"L0 does not answer any more, while waiting for {what}")
+            return True
+        finally:
+            b.stop()
+
+    def _die(self, why):
+        tail = ""
+        try:
+            with open(self.bochs.console, encoding="utf-8", errors="replace") as f:
+                tail = f.read()[-1500:]
+        except OSError:
+            pass
+        self.dead = f"{why}; end of L0's console:\n{tail}"
+        raise MachineError(self.dead)
+
+    # Files and logs of this run.
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def log_line(self, name, line):
+        f = self._files.get(name)
+        if not f:
+            f = self._files[name] = open(self.path(name), "a", encoding="utf-8", buffering=1)
+        f.write(line + "\n")
+
+    def _console_sink(self, name):
+        f = open(self.path(name), "wb", buffering=0)
+        self._files[name + ".sink"] = f
+        return lambda kind, flags, payload: f.write(payload)
+
+    # Images.
+    def _module_dir(self, kernel, modules):
+        if modules == "stock":
+            return paths.build("images", "modules", "cloud") if kernel == "cloud" \
+                else paths.build("kernel", kernel + ".out", "stock")
+        return paths.build("kvm", kernel + ".out")
+
+    def _modules(self, cpio, kernel, modules):
+        """kvm.ko and its kind; a stripped copy is preferred where there is one."""
+        stock = self._module_dir(kernel, "stock")
+        for name in ("irqbypass", "kvm", "kvm-intel"):
+            d = stock if name == "irqbypass" else self._module_dir(kernel, modules)
+            for f in (f"{name}.ko.stripped", f"{name}.stripped.ko", f"{name}.ko"):
+                if os.path.exists(os.path.join(d, f)):
+                    cpio.file(f"lib/modules/{name}.ko", os.path.join(d, f))
+                    break
+            else:
+                if name != "irqbypass":
+                    raise MachineError(f"no {name}.ko in {d}: run 'make kvm' (or use --modules stock)")
+        if kernel == "cloud":
+            early = "scsi_common scsi_mod libata sd_mod ata_piix".split()
+            for name in early:
+                cpio.file(f"lib/modules/{name}.ko", os.path.join(stock, name + ".ko"))
+            cpio.data("etc/modules-early", "".join(m + "\n" for m in early).encode())
+
+    def _base(self, path, host_modules=None):
+        c = image.Cpio(path)
+        for d in ("proc", "sys", "dev", "tmp", "run", "root", "bin", "lib/modules", "etc", "usr/local/bin"):
+            c.directory(d)
+        c.device("dev/console", 5, 1)
+        c.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+        c.file("init", os.path.join(paths.MACHINE, "init"), 0o755)
+        for name in ("busybox", "agent"):
+            source = os.path.join(paths.IMAGES, name)
+            if not os.path.exists(source):
+                raise MachineError(f"no {source}: run 'make images'")
+            c.file("bin/" + name, source, 0o755)
+        return c
+
+    def _hypervisor(self, c):
+        c.file("bin/qemu-system-x86_64", paths.build("qemu", "qemu-system-x86_64"), 0o755)
+        c.tree("usr/share/qemu", paths.build("qemu", "firmware"))
+
+    def _kernel_of(self, spec):
+        if spec.kernel:
+            return {"stock": "cloud"}.get(spec.kernel, spec.kernel)
+        # A debug build costs five times the instructions: in L0 only.
+        return "trimmed" if self.kernel == "debug" and spec.role != "L0" else self.kernel
+
+    def _l1_image(self, path, kernel):
+        c = self._base(path)
+        self._hypervisor(c)
+        self._modules(c, kernel, "stock")
+        port = paths.build("port", kernel + ".out", "span_port.ko")
+        if os.path.exists(port):
+            c.file("lib/modules/span_port.ko", port)
+        self._programs(c)
+        c.close()
+
+    def _programs(self, c):
+        for d in (paths.build("guest-tools"), paths.build("tests", "kvm")):
+            for f in sorted(os.listdir(d)) if os.path.isdir(d) else ():
+                source = os.path.join(d, f)
+                if os.path.isfile(source) and os.access(source, os.X_OK):
+                    c.file("usr/local/bin/" + f, source, 0o755)
+
+    def _nested_image(self, c, kernel):
+        """For L0 -> L1 -> L2: the L1 carries a kernel and an initramfs for its own VM."""
+        c.file("img/l2.vmlinux", os.path.join(paths.IMAGES, "kernel", kernel + ".vmlinux"))
+
+    def _build_images(self):
+        kernel = self._kernel_of(self.topology.l0)
+        initrd = self.path("L0.cpio")
+        c = self._base(initrd)
+        self._hypervisor(c)
+        self._modules(c, kernel, self.topology.l0.modules or self.modules)
+        self._programs(c)
+        seen = set()
+        for spec in self.topology.vms:
+            k = self._kernel_of(spec)
+            kind = "l1" if spec.role == "l1" else "vm"
+            if k not in seen:
+                source = os.path.join(paths.IMAGES, "kernel", k + ".vmlinux")
+                if not os.path.exists(source):
+                    raise MachineError(f"no {source}: run 'make images'")
+                c.file(f"img/{k}.vmlinux", source)
+                seen.add(k)
+            if (kind, k) not in seen:
+                part = self.path(f"{kind}-{k}.cpio")
+                if kind == "l1":
+                    self._l1_image(part, k)
+                else:
+                    v = self._base(part)
+                    v.close()
+                c.file(f"img/{kind}-{k}.cpio", part)
+                os.unlink(part)
+                seen.add((kind, k))
+        if any(s.role == "l1" for s in self.topology.vms) and "vm" not in [s[0] for s in seen if isinstance(s, tuple)]:
+            part = self.path("vm-l2.cpio")
+            self._base(part).close()
+            c.file("img/l2.cpio", part)
+            os.unlink(part)
+        c.close()
+        bz = paths.build("images", "kernel", "cloud.bzImage") if kernel == "cloud" \
+            else paths.build("kernel", kernel + ".out", "bzImage")
+        if not os.path.exists(bz):
+            raise MachineError(f"no {bz}: run 'make kernel images'")
+        image.boot_cd(self.path("boot.iso"), bz, initrd, self._cmdline(self.topology.l0))
+        os.unlink(initrd)
+
+    def _cmdline(self, spec):
+        kernel = self._kernel_of(spec)
+        words = [QUIET, f"span.level={spec.name}"]
+        if spec.role == "L0":
+            words.append("console=ttyS0,115200 nokaslr")
+        else:
+            words.append("console=ttyS0")
+        if kernel == "cloud":
+            words.append("8250.nr_uarts=2 initcall_blacklist=" + BLACKLIST)
+        return " ".join(words)
+
+    # Boot.
+    def boot(self, vms=True):
+        """Start L0, load KVM, start every VM of the topology (or the named ones)."""
+        self._build_images()
+        l0 = L0(self, self.topology.l0)
+        self.levels = {"L0": l0}
+        for spec in self.topology.vms:
+            self.levels[spec.name] = VM(self, spec)
+        self.bochs = Bochs(self.directory, self.path("boot.iso"), self.topology.l0.memory,
+                           self.topology.l0.cpus)
+        l0.endpoint = wire.Endpoint(self.bochs.send)
+        self._ping = l0.endpoint.new_id(lambda *a: None)
+        self.log("L0 boots")
+        self.pump(lambda: l0.endpoint.hello, 120 if self.kernel != "debug" else 600, "the boot of L0")
+        os.unlink(self.path("boot.iso"))
+        self._load_kvm()
+        names = [s.name for s in self.topology.vms] if vms is True else list(vms or ())
+        for name in names:
+            self.start_vm(name, wait=False)
+        for name in names:
+            self.wait_vm(name)
+        return self
+
+    def _load_kvm(self):
+        span = "span=1" if (self.topology.l0.modules or self.modules) == "span" else ""
+        # The emulator reports a VMX preemption timer that KVM finds too fast.
+        self["L0"].run(
+            "cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && "
+            f"insmod kvm.ko {span} && insmod kvm-intel.ko nested=1", timeout=60)
+
+    # VMs.
+    def policy(self):
+        return {"members": [{"name": s.name, "access": s.access}
+                            for s in self.topology.vms if s.access and s.access != "none"]}
+
+    def _qemu_command(self, spec):
+        k = self._kernel_of(spec)
+        kind = "l1" if spec.role == "l1" else "vm"
+        n = spec.name
+        machine = "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off,smm=off,graphics=off"
+        words = ["qemu-system-x86_64", "-L", "/usr/share/qemu", "-name", n, "-nodefaults", "-display", "none",
+                 "-no-user-config", "-accel", "kvm", "-cpu", "host,host-phys-bits=on", "-smp", str(spec.cpus),
+                 "-m", f"{spec.memory}M"]
+        if spec.role == "guest" and self.modules == "span":
+            machine += ",memory-backend=mem0"
+            words += ["-object", f"memory-backend-memfd,id=mem0,size={spec.memory}M,share=on,seal=on",
+                      "-object", f"span-guest,id=span0,memdev=mem0,policy={RUN}/policy.json"]
+        words += ["-machine", machine,
+                  "-bios", "bios-256k.bin" if spec.role == "l1" else "qboot.rom",
+                  "-kernel", f"/img/{k}.vmlinux", "-initrd", f"/img/{kind}-{k}.cpio",
+                  "-append", self._cmdline(spec),
+                  "-chardev", f"file,id=con,path={RUN}/{n}.console", "-serial", "chardev:con",
+                  "-chardev", f"socket,id=ag,path={RUN}/{n}.agent,server=on,wait=off",
+                  "-device", "virtio-serial-pci,id=vs0",
+                  "-device", "virtserialport,chardev=ag,name=org.kvm-span.agent",
+                  "-qmp", f"unix:{RUN}/{n}.qmp,server=on,wait=off",
+                  "-pidfile", f"{RUN}/{n}.pid"]
+        if spec.window and spec.window != "none" and self.modules == "span":
+            words += ["-chardev", f"socket,id=sp0,path={RUN}/{n}.port,server=on,wait=off",
+                      "-device", f"span-port-pci,id=port0,chardev=sp0,window-size={spec.window}"]
+        return words
+
+    def start_vm(self, name, wait=True, extra=()):
+        vm, l0 = self[name], self["L0"]
+        if vm.spec.role == "guest" and self.modules == "span":
+            l0.put_bytes(json.dumps(self.policy()).encode(), f"{RUN}/policy.json", 0o600)
+        command = shlex.join(self._qemu_command(vm.spec) + list(extra))
+        self.log_line("commands", f"{name}: {command}")
+        l0.run(f"rm -f {RUN}/{name}.*; : >{RUN}/{name}.console; "
+               f"setsid {command} </dev/null >{RUN}/{name}.log 2>&1 & "
+               f"for i in $(seq 1 200); do [ -S {RUN}/{name}.qmp ] && [ -s {RUN}/{name}.pid ] && exit 0; "
+               f"kill -0 $! || break; sleep 0.01; done; cat {RUN}/{name}.log; exit 1", timeout=120)
+        vm.pid = int(l0.sh(f"cat {RUN}/{name}.pid"))
+        for part in ("console", "log"):
+            if f"{name}.{part}.sink" not in self._files:
+                i = l0.endpoint.new_id(self._console_sink(f"{name}.{part}"))
+                l0.endpoint.send(wire.FOLLOW, i, f"{RUN}/{name}.{part}".encode())
+        vm.connect()
+        if wait:
+            self.wait_vm(name)
+        return vm
+
+    def wait_vm(self, name, timeout=200):
+        """Wait for the agent inside, then load the modules of an L1."""
+        vm = self[name]
+        self.pump(lambda: vm.endpoint.hello or vm.lost, timeout, f"the boot of {name}")
+        if vm.lost:
+            raise MachineError(f"{name} did not boot: {vm.lost}; {self['L0'].run(f'cat {RUN}/{name}.log')[1]}")
+        if vm.spec.role == "l1":
+            vm.run("cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && insmod kvm.ko && "
+                   "insmod kvm-intel.ko && { [ ! -f span_port.ko ] || insmod span_port.ko; }", timeout=100)
+        self.log(f"{name} is up")
+        return vm
+
+    def kill_vm(self, name, signal="KILL"):
+        """Signal the VM's QEMU process."""
+        self["L0"].run(f"kill -{signal} {self[name].pid}")
+        if signal == "KILL":
+            self["L0"].run(f"while [ -d /proc/{self[name].pid} ]; do sleep 0.01; done")
+            self[name].disconnect("killed")
+
+    def restart_vm(self, name):
+        if not self[name].lost:
+            self.kill_vm(name)
+        self[name].disconnect("restarted")
+        return self.start_vm(name)
+
+    # Measuring and looking.
+    def qmp(self, name, command, arguments=None, timeout=60):
+        return self[name].qmp(command, arguments, timeout)
+
+    def events(self, name):
+        return self[name].events
+
+    def wait_event(self, name, event, timeout=60, after=0):
+        """The first event of that name with index >= after."""
+        vm = self[name]
+
+        def found():
+            return next((e for e in vm.events[after:] if e["event"] == event), None)
+        self.pump(found, timeout, f"{name}: event {event}")
+        return found()
+
+    def sleep(self, seconds):
+        """Let seconds of guest time pass (busy: 12 CPU s each)."""
+        self["L0"].run(f"sleep {seconds}", timeout=60 + 40 * seconds)
+
+    def tsc(self):
+        """L0's time stamp counter: the number of emulated instructions."""
+        return self["L0"].request(wire.TSC)
+
+    def exits(self, name):
+        """VM exits of a VM so far, over its vCPUs."""
+        out = self["L0"].sh(f"cat /sys/kernel/debug/kvm/{self[name].pid}-*/exits")
+        return sum(int(x) for x in out.split())
+
+    # Verdict.
+    def suspects(self):
+        """Lines of the levels' kernel logs that mean trouble."""
+        found = []
+        for name in self.levels:
+            path = self.path(f"{name}.console")
+            if not os.path.exists(path):
+                continue
+            with open(path, encoding="utf-8", errors="replace") as f:
+                found += [f"{name}: {line.strip()}" for line in f if SUSPECT.search(line)]
+        return found
+
+    def collect(self):
+        """Kernel logs into the run's directory. Levels that are gone have their console."""
+        for level in self.levels.values():
+            if self.dead or level.lost or not level.endpoint or not level.endpoint.hello:
+                continue
+            try:
+                with open(self.path(f"{level.name}.dmesg"), "w", encoding="utf-8") as f:
+                    f.write(level.dmesg())
+            except MachineError as e:
+                self.log_line("collect.errors", str(e))
+
+    def close(self):
+        if self.bochs:
+            self.log(f"{self.bochs.cpu():.0f} CPU s of emulator, {time.monotonic() - self._t0:.0f} s")
+            self.bochs.close()
+            self.bochs = None
+        for f in self._files.values():
+            f.close()
+        self._files = {}
+        for f in ("boot.iso", "L0.cpio"):
+            if os.path.exists(self.path(f)):
+                os.unlink(self.path(f))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()

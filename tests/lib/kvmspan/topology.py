@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Topology files: who is there, how big, who may do what with the guest.
+
+One line per level, "#" starts a comment:
+
+    L0     memory=1536 cpus=1
+    guest  memory=256 kernel=cloud
+    L1a    memory=384 window=512M access=rw
+"""
+import os
+
+from . import paths
+
+DIRECTORY = os.path.join(paths.MACHINE, "topologies")
+KEYS = {
+    "memory": int,     # MiB
+    "cpus": int,
+    "kernel": str,     # trimmed, cloud, debug; default: the run's
+    "modules": str,    # stock, span: which KVM; default: the run's at L0, stock in an L1
+    "window": str,     # size of the span-port's window; none: no port
+    "access": str,     # ro, rw: what the guest's policy grants; none: no entry
+    "role": str,       # guest, l1, plain: default by name
+}
+DEFAULTS = {
+    "L0": {"memory": 1536, "cpus": 1},
+    "guest": {"memory": 256, "cpus": 1},
+    "l1": {"memory": 384, "cpus": 1},
+    "plain": {"memory": 256, "cpus": 1},
+}
+
+
+class TopologyError(Exception):
+    pass
+
+
+class Level:
+    def __init__(self, name, values):
+        self.name = name
+        role = values.get("role") or ("guest" if name == "guest" else
+                                      "l1" if name.startswith("L1") else "plain")
+        self.role = "L0" if name == "L0" else role
+        merged = dict(DEFAULTS[self.role])
+        merged.update(values)
+        for key in KEYS:
+            setattr(self, key, merged.get(key))
+        self.role = "L0" if name == "L0" else role
+
+
+class Topology:
+    def __init__(self, name):
+        self.name = name
+        self.levels = {}
+        path = os.path.join(DIRECTORY, name + ".topo")
+        try:
+            with open(path, encoding="utf-8") as f:
+                lines = f.read().splitlines()
+        except FileNotFoundError:
+            raise TopologyError(f"no topology '{name}'; there are: {', '.join(names())}") from None
+        for number, line in enumerate(lines, 1):
+            words = line.split("#")[0].split()
+            if words:
+                self._add(f"{path}:{number}", words[0], words[1:])
+        if "L0" not in self.levels:
+            raise TopologyError(f"{path}: no line for L0")
+
+    def _add(self, where, name, words):
+        values = {}
+        for w in words:
+            key, eq, value = w.partition("=")
+            if not eq or key not in KEYS:
+                raise TopologyError(f"{where}: '{w}': want key=value with one of {', '.join(KEYS)}")
+            try:
+                values[key] = KEYS[key](value)
+            except ValueError:
+                raise TopologyError(f"{where}: '{w}': want a number") from None
+        if name in self.levels:
+            raise TopologyError(f"{where}: {name} is there twice")
+        self.levels[name] = Level(name, values)
+
+    @property
+    def l0(self):
+        return self.levels["L0"]
+
+    @property
+    def vms(self):
+        return [v for v in self.levels.values() if v.role != "L0"]
+
+    @property
+    def guest(self):
+        return next((v for v in self.vms if v.role == "guest"), None)
+
+
+def names():
+    return sorted(f[:-5] for f in os.listdir(DIRECTORY) if f.endswith(".topo"))
