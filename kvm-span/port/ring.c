@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * span_port: the message rings to and from L0.
+ *
+ * Both rings are plain memory shared with L0's QEMU. Each side keeps its own
+ * index privately and only publishes it; the other side's index and all
+ * messages are input to be checked.
+ */
+#include <linux/io.h>
+#include <linux/jiffies.h>
+#include <linux/string.h>
+
+#include "port.h"
+
+#define ANSWER_TIMEOUT	HZ
+
+static u32 load_index(const __le32 *index)
+{
+	/* pairs with the producer's release: the slots before this index are there */
+	return le32_to_cpu(virt_load_acquire(index));
+}
+
+static void store_index(__le32 *index, u32 value)
+{
+	/* the slot is written (read) before the other side may read (write) it */
+	virt_store_release(index, cpu_to_le32(value));
+}
+
+/* Both rings from zero. Caller holds ring_lock and not reg_lock. */
+static void reset_rings(struct span_port *port)
+{
+	struct span_port_ring *r = &port->ring;
+
+	r->head = 0;
+	r->tail = 0;
+	r->seq = 0;
+	store_index(&r->to_l0->head, 0);
+	store_index(&r->to_l1->tail, 0);
+}
+
+static u16 answer_type(u16 type)
+{
+	switch (type) {
+	case SPAN_MSG_PING:
+		return SPAN_MSG_PONG;
+	case SPAN_MSG_STATS_GET:
+		return SPAN_MSG_STATS;
+	default:
+		return 0;
+	}
+}
+
+/* Caller holds ring_lock. */
+static int send(struct span_port *port, u32 generation, const struct span_port_call *call)
+{
+	struct span_port_ring *r = &port->ring;
+	struct span_msg msg = {};
+	u32 used = r->head - load_index(&r->to_l0->tail);
+
+	if (used > SPAN_RING_SLOTS) {
+		r->errors++;
+		return -EPROTO;
+	}
+	if (used == SPAN_RING_SLOTS)
+		return -EAGAIN;
+	msg.type = cpu_to_le16(call->type);
+	msg.len = cpu_to_le16(call->len);
+	msg.generation = cpu_to_le32(generation);
+	msg.seq = cpu_to_le64(++r->seq);
+	memcpy(msg.payload, call->payload, call->len);
+	r->to_l0->slot[r->head % SPAN_RING_SLOTS] = msg;
+	store_index(&r->to_l0->head, ++r->head);
+	r->asked = msg;
+	return 0;
+}
+
+/* Is @msg what the waiting call waits for? A late PONG of an earlier one is not. */
+static bool answers(const struct span_port_ring *r, const struct span_msg *msg)
+{
+	u16 type = le16_to_cpu(msg->type);
+
+	if (!r->want || le16_to_cpu(msg->len) > sizeof(msg->payload))
+		return false;
+	if (type == SPAN_MSG_ERROR)
+		return true;
+	if (type != r->want)
+		return false;
+	return type != SPAN_MSG_PONG ||
+	       (msg->len == r->asked.len &&
+		!memcmp(msg->payload, r->asked.payload, le16_to_cpu(msg->len)));
+}
+
+static void take(struct span_port *port, const struct span_msg *msg)
+{
+	struct span_port_ring *r = &port->ring;
+
+	if (!answers(r, msg)) {
+		dev_dbg(&port->dev, "message of type %u is no answer\n",
+			le16_to_cpu(msg->type));
+		return;
+	}
+	r->answer = *msg;
+	r->want = 0;
+	complete(&port->answered);
+}
+
+/* Returns false on a protocol error. Caller holds ring_lock. */
+static bool drain(struct span_port *port)
+{
+	struct span_port_ring *r = &port->ring;
+	struct span_msg msg;
+	u32 head, left;
+
+	head = load_index(&r->to_l1->head);
+	left = head - r->tail;
+	if (left > SPAN_RING_SLOTS)
+		return false;
+	while (left--) {
+		/* one copy, then only the copy */
+		memcpy(&msg, &r->to_l1->slot[r->tail % SPAN_RING_SLOTS], sizeof(msg));
+		store_index(&r->to_l1->tail, ++r->tail);
+		take(port, &msg);
+	}
+	return true;
+}
+
+static void restart(struct span_port *port)
+{
+	mutex_lock(&port->reg_lock);
+	if (!port->gone) {
+		mutex_lock(&port->ring_lock);
+		reset_rings(port);
+		writel(SPAN_CMD_RING_RESET, port->regs + SPAN_REG_COMMAND);
+		mutex_unlock(&port->ring_lock);
+	}
+	mutex_unlock(&port->reg_lock);
+}
+
+/* Interrupt thread, or a call whose interrupt did not come. */
+void span_ring_drain(struct span_port *port)
+{
+	bool sane;
+
+	mutex_lock(&port->ring_lock);
+	sane = !port->ring.to_l0 || drain(port);
+	if (!sane)
+		port->ring.errors++;
+	mutex_unlock(&port->ring_lock);
+	if (sane)
+		return;
+	dev_err_ratelimited(&port->dev, "L0 broke the ring protocol, starting both rings again\n");
+	restart(port);
+}
+
+static int answer_to_call(const struct span_msg *msg, struct span_port_call *call)
+{
+	u32 error;
+
+	call->type = le16_to_cpu(msg->type);
+	call->len = le16_to_cpu(msg->len);
+	memset(call->payload, 0, sizeof(call->payload));
+	memcpy(call->payload, msg->payload, call->len);
+	if (call->type != SPAN_MSG_ERROR)
+		return 0;
+	error = le32_to_cpu(*(const __le32 *)msg->payload);
+	return error && error <= MAX_ERRNO ? -(int)error : -EPROTO;
+}
+
+static void ring_doorbell(struct span_port *port)
+{
+	mutex_lock(&port->reg_lock);
+	if (!port->gone)
+		writel(1, port->regs + SPAN_REG_DOORBELL);
+	mutex_unlock(&port->reg_lock);
+}
+
+/* Caller holds call_lock, so that there is one waiter. */
+static int call_locked(struct span_port *port, u32 generation, struct span_port_call *call)
+{
+	struct span_port_ring *r = &port->ring;
+	struct span_msg answer;
+	long left;
+	int ret;
+
+	reinit_completion(&port->answered);
+	mutex_lock(&port->ring_lock);
+	ret = port->gone ? -ENODEV : send(port, generation, call);
+	if (!ret)
+		r->want = answer_type(call->type);
+	mutex_unlock(&port->ring_lock);
+	if (ret == -EPROTO)
+		restart(port);
+	if (ret)
+		return ret;
+
+	ring_doorbell(port);
+	left = wait_for_completion_killable_timeout(&port->answered, ANSWER_TIMEOUT);
+	if (!left)
+		span_ring_drain(port);
+
+	mutex_lock(&port->ring_lock);
+	if (r->want)
+		ret = left < 0 ? left : -ETIMEDOUT;
+	else if (port->gone)
+		ret = -ENODEV;
+	r->want = 0;
+	answer = r->answer;
+	mutex_unlock(&port->ring_lock);
+	return ret ?: answer_to_call(&answer, call);
+}
+
+/* One message to L0 and its answer, both in @call. Sleeps for a second at most. */
+int span_ring_call(struct span_port *port, u32 generation, struct span_port_call *call)
+{
+	int ret;
+
+	if (!(port->features & SPAN_PORT_F_RING))
+		return -EOPNOTSUPP;
+	if (!answer_type(call->type))
+		return -EINVAL;
+	if (mutex_lock_killable(&port->call_lock))
+		return -EINTR;
+	ret = call_locked(port, generation, call);
+	mutex_unlock(&port->call_lock);
+	return ret;
+}
+
+int span_ring_init(struct span_port *port)
+{
+	struct pci_dev *pdev = port->pdev;
+	void *base;
+
+	BUILD_BUG_ON(sizeof(struct span_msg) != SPAN_MSG_BYTES);
+	BUILD_BUG_ON(sizeof(struct span_ring) != SPAN_RING_BYTES / 2);
+
+	mutex_init(&port->call_lock);
+	mutex_init(&port->ring_lock);
+	init_completion(&port->answered);
+	if (!(port->features & SPAN_PORT_F_RING))
+		return 0;
+	if (pci_resource_len(pdev, SPAN_PORT_BAR_RING) < SPAN_RING_BYTES) {
+		dev_err(&pdev->dev, "the ring BAR is too small\n");
+		return -ENODEV;
+	}
+	/* It is memory on L0's side, and L0 reads it cached. */
+	base = memremap(pci_resource_start(pdev, SPAN_PORT_BAR_RING),
+			SPAN_RING_BYTES, MEMREMAP_WB);
+	if (!base)
+		return -ENOMEM;
+	port->ring.to_l0 = base;
+	port->ring.to_l1 = base + SPAN_RING_BYTES / 2;
+	reset_rings(port);
+	writel(SPAN_CMD_RING_RESET, port->regs + SPAN_REG_COMMAND);
+	return 0;
+}
+
+/* After span_port_set_gone(): no new call starts, a late one finds NULL. */
+void span_ring_exit(struct span_port *port)
+{
+	mutex_lock(&port->ring_lock);
+	if (port->ring.to_l0)
+		memunmap(port->ring.to_l0);
+	port->ring.to_l0 = NULL;
+	mutex_unlock(&port->ring_lock);
+}
