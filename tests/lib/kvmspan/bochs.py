@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import subprocess
-import time
 
 from . import paths
 
@@ -66,8 +65,10 @@ class Bochs:
                                   mailbox=self.mailbox, console=self.console,
                                   port=listener.getsockname()[1], directory=directory))
             with open(os.path.join(directory, "bochs.out"), "wb") as out:
+                # The emulator must not outlive us, stopped and unseen.
                 self._proc = subprocess.Popen(
-                    [os.path.join(bochs, "bochs"), "-q", "-f", rc], stdin=subprocess.DEVNULL,
+                    ["setpriv", "--pdeathsig", "KILL", os.path.join(bochs, "bochs"), "-q", "-f", rc],
+                    stdin=subprocess.DEVNULL,
                     stdout=out, stderr=subprocess.STDOUT, cwd=directory,
                     env=dict(os.environ, BXSHARE=bochs, TERM="dumb",
                              BX_SAVE_DIR=os.path.join(directory, "save")))
@@ -126,8 +127,6 @@ class Bochs:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             except (BlockingIOError, ConnectionResetError):
                 pass
-            if not data and not self.alive():
-                time.sleep(0)
         return data, [f for f in ready if f is not self._sock]
 
     def mailbox_write(self, source, offset=0):
@@ -158,5 +157,6 @@ class Bochs:
             self._proc.kill()
         if self._proc:
             self._proc.wait()
-        if os.path.exists(self.mailbox):
-            os.unlink(self.mailbox)
+        for f in (self.mailbox, self.mailbox + ".lock"):
+            if os.path.exists(f):
+                os.unlink(f)
