@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * KVM Span, L0 side: the objects and their locks. docs/locking.rst has the
+ * order of the locks and the reasons.
+ */
+#ifndef KVM_SPAN_SPAN_H
+#define KVM_SPAN_SPAN_H
+
+#include <linux/fs.h>
+#include <linux/kref.h>
+#include <linux/kvm_host.h>
+#include <linux/list.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <uapi/linux/kvm_span.h>
+
+/* Offsets are kept in 64-bit bitmaps per page later on: 4 TiB is plenty. */
+#define KVM_SPAN_MAX_BYTES	(1ULL << 42)
+
+/*
+ * Records: live members, fenced ones that still hold their file, and those
+ * that left and whose LEFT event nobody has read.
+ */
+#define KVM_SPAN_MAX_RECORDS	(4 * KVM_SPAN_MAX_MEMBERS)
+
+/*
+ * One guest's memory and who may reach it. The span fd and each member's file
+ * hold a reference.
+ */
+struct kvm_span {
+	struct kref ref;
+	struct list_head node;		/* in kvm_spans, under kvm_spans_lock */
+	struct file *memfd;		/* constant, the guest's RAM */
+	struct address_space *mapping;	/* constant, memfd's */
+	struct kvm *kvm;		/* the guest's own VM, until the span fd closes */
+	u64 bytes;			/* constant, memfd is sealed */
+	char name[KVM_SPAN_NAME_LEN];
+
+	/* Guards everything below and the state of every member. */
+	spinlock_t lock;
+	struct list_head members;	/* struct kvm_span_member.node */
+	u32 next_id;
+	unsigned int nr_records;
+	unsigned int nr_granted;
+	unsigned int nr_joined;
+	unsigned int nr_events;
+	u64 grants;
+	u64 joins;
+	u64 revokes;
+	u64 leaves;
+
+	wait_queue_head_t wait;		/* readers of events */
+	atomic64_t faults;
+	atomic64_t refused;
+};
+
+/*
+ * One capability. Its file holds a reference, and so does the span's list
+ * while it has the record. Every window (a VMA's file) holds the member's
+ * file, so the file ends after the last mapping.
+ */
+struct kvm_span_member {
+	struct kref ref;
+	struct kvm_span *span;		/* referenced by the member's file */
+	struct list_head node;		/* in span->members, under span->lock */
+	u32 id;
+	u32 access;
+	char name[KVM_SPAN_NAME_LEN];
+
+	/*
+	 * Faults put pages into page tables, and mmap() takes its decision,
+	 * with this held for read. The state changes with span->lock and this
+	 * held for write: after that, no fault that saw the old state is still
+	 * on its way.
+	 */
+	rwlock_t map_lock;
+	enum kvm_span_state state;
+
+	u8 events;			/* pending: BIT(type), under span->lock */
+
+	/* Written once, at join, before the state becomes JOINED. */
+	struct kvm *kvm;
+	struct mm_struct *mm;		/* mmgrab(): an identity, no users */
+	struct pid *pid;
+
+	atomic64_t faults;
+	atomic64_t refused;
+};
+
+/* span.c */
+void kvm_span_get(struct kvm_span *span);
+void kvm_span_put(struct kvm_span *span);
+int kvm_span_copy_arg(void *arg, size_t ksize, void __user *uarg);
+int kvm_span_return_arg(void __user *uarg, const void *arg, size_t ksize);
+bool kvm_span_name_valid(const u8 *name);
+struct kvm *kvm_span_get_vm(int fd);
+
+/* member.c */
+long kvm_span_member_grant(struct kvm_span *span, void __user *uarg);
+long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg);
+long kvm_span_member_query(struct kvm_span *span, void __user *uarg);
+void kvm_span_member_fence_all(struct kvm_span *span);
+void kvm_span_member_drop_record(struct kvm_span_member *member);
+void kvm_span_member_put(struct kvm_span_member *member);
+void kvm_span_member_refused(struct kvm_span_member *member);
+
+/* window.c */
+int kvm_span_window_mmap(struct file *file, struct vm_area_struct *vma);
+unsigned int kvm_span_window_zap(struct kvm_span_member *member);
+u64 kvm_span_window_bytes(struct kvm_span_member *member);
+
+#endif

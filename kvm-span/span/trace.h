@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#if !defined(_TRACE_KVM_SPAN_H) || defined(TRACE_HEADER_MULTI_READ)
+#define _TRACE_KVM_SPAN_H
+
+#include <linux/tracepoint.h>
+
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM kvm_span
+
+TRACE_EVENT(kvm_span_create,
+	TP_PROTO(const char *span, u64 bytes),
+	TP_ARGS(span, bytes),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__field(u64, bytes)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__entry->bytes = bytes;
+	),
+
+	TP_printk("span %s bytes %llu", __get_str(span), __entry->bytes)
+);
+
+TRACE_EVENT(kvm_span_grant,
+	TP_PROTO(const char *span, u32 member, const char *name, u32 access),
+	TP_ARGS(span, member, name, access),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__string(name, name)
+		__field(u32, member)
+		__field(u32, access)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__assign_str(name);
+		__entry->member = member;
+		__entry->access = access;
+	),
+
+	TP_printk("span %s member %u name %s access %#x", __get_str(span),
+		  __entry->member, __get_str(name), __entry->access)
+);
+
+TRACE_EVENT(kvm_span_join,
+	TP_PROTO(const char *span, u32 member, int pid),
+	TP_ARGS(span, member, pid),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__field(u32, member)
+		__field(int, pid)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__entry->member = member;
+		__entry->pid = pid;
+	),
+
+	TP_printk("span %s member %u pid %d", __get_str(span),
+		  __entry->member, __entry->pid)
+);
+
+TRACE_EVENT(kvm_span_revoke,
+	TP_PROTO(const char *span, u32 member, int state, unsigned int vmas),
+	TP_ARGS(span, member, state, vmas),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__field(u32, member)
+		__field(int, state)
+		__field(unsigned int, vmas)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__entry->member = member;
+		__entry->state = state;
+		__entry->vmas = vmas;
+	),
+
+	TP_printk("span %s member %u from state %d, %u areas unmapped",
+		  __get_str(span), __entry->member, __entry->state,
+		  __entry->vmas)
+);
+
+TRACE_EVENT(kvm_span_leave,
+	TP_PROTO(const char *span, u32 member, int state),
+	TP_ARGS(span, member, state),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__field(u32, member)
+		__field(int, state)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__entry->member = member;
+		__entry->state = state;
+	),
+
+	TP_printk("span %s member %u from state %d", __get_str(span),
+		  __entry->member, __entry->state)
+);
+
+TRACE_EVENT(kvm_span_fault,
+	TP_PROTO(u32 member, unsigned long pgoff, bool write, unsigned int ret),
+	TP_ARGS(member, pgoff, write, ret),
+
+	TP_STRUCT__entry(
+		__field(u32, member)
+		__field(unsigned int, ret)
+		__field(unsigned long, pgoff)
+		__field(bool, write)
+	),
+
+	TP_fast_assign(
+		__entry->member = member;
+		__entry->pgoff = pgoff;
+		__entry->write = write;
+		__entry->ret = ret;
+	),
+
+	TP_printk("member %u page %#lx %s result %#x", __entry->member,
+		  __entry->pgoff, __entry->write ? "write" : "read",
+		  __entry->ret)
+);
+
+/* What was refused and why; reason is always a string constant. */
+TRACE_EVENT(kvm_span_refuse,
+	TP_PROTO(const char *what, const char *reason, u32 member, int err),
+	TP_ARGS(what, reason, member, err),
+
+	TP_STRUCT__entry(
+		__string(what, what)
+		__string(reason, reason)
+		__field(u32, member)
+		__field(int, err)
+	),
+
+	TP_fast_assign(
+		__assign_str(what);
+		__assign_str(reason);
+		__entry->member = member;
+		__entry->err = err;
+	),
+
+	TP_printk("%s member %u error %d: %s", __get_str(what),
+		  __entry->member, __entry->err, __get_str(reason))
+);
+
+#endif /* _TRACE_KVM_SPAN_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH ../../span
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE trace
+
+#include <trace/define_trace.h>
