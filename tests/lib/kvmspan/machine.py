@@ -215,15 +215,15 @@ class L0(Level):
 
 
 class Channel:
-    """A unix socket at L0, both ways."""
+    """A unix socket on a level, both ways."""
 
-    def __init__(self, l0, path, on_data, on_end, timeout=20):
-        self.l0, self.closed = l0, False
+    def __init__(self, level, path, on_data, on_end, timeout=20):
+        self.level, self.closed = level, False
         self._on_data, self._on_end = on_data, on_end
         self._result = []
-        self.id = l0.endpoint.new_id(self._frame)
-        l0.endpoint.send(wire.CONNECT, self.id, path.encode())
-        l0.machine.pump(lambda: self._result, timeout, f"a connection to {path}")
+        self.id = level.endpoint.new_id(self._frame)
+        level.endpoint.send(wire.CONNECT, self.id, path.encode())
+        level.machine.pump(lambda: self._result, timeout, f"a connection to {path}")
         if self._result[0] is not True:
             raise AgentError(self._result[0])
 
@@ -236,19 +236,19 @@ class Channel:
             self._on_data(payload)
         elif kind == wire.END:
             self.closed = True
-            self.l0.endpoint.forget(self.id)
+            self.level.endpoint.forget(self.id)
             self._on_end()
 
     def send(self, data):
         # One piece each: the agent must not put a file's frame into the middle.
         for i in range(0, len(data), wire.MAXLEN):
-            self.l0.endpoint.send(wire.DATA, self.id, data[i:i + wire.MAXLEN])
+            self.level.endpoint.send(wire.DATA, self.id, data[i:i + wire.MAXLEN])
 
     def close(self):
         if not self.closed:
             self.closed = True
-            self.l0.endpoint.send(wire.END, self.id)
-            self.l0.endpoint.forget(self.id)
+            self.level.endpoint.send(wire.END, self.id)
+            self.level.endpoint.forget(self.id)
 
 
 class VM(Level):
@@ -261,25 +261,30 @@ class VM(Level):
         self._replies = {}
         self.lost = "not started"
 
+    @property
+    def host(self):
+        """The level whose QEMU runs this one."""
+        return self.machine[self.spec.on or "L0"]
+
     # The agent inside the VM.
     def _put_big(self, source, path, mode):
-        l0 = self.machine["L0"]
+        host = self.host
         staged = f"/tmp/put.{self.name}"
-        l0.put(source, staged)
+        host.put(source, staged)
 
         def send(i):
             arg = self._agent.id.to_bytes(4, "little") + staged.encode()
-            # The agent at L0 makes DATA and END frames with the id of this request,
+            # The host's agent makes DATA and END frames with the id of this request,
             # which is the id that the VM's agent knows the file by.
-            l0.endpoint.send(wire.SENDFILE, i, arg)
+            host.endpoint.send(wire.SENDFILE, i, arg)
         self.request(wire.PUT, mode.to_bytes(4, "little") + path.encode(), timeout=120, then=send)
-        l0.run(f"rm {staged}")
+        host.run(f"rm {staged}")
 
     def connect(self):
-        l0 = self.machine["L0"]
+        host = self.host
         self.endpoint = wire.Endpoint(lambda data: self._agent.send(data))
-        self._agent = Channel(l0, f"{RUN}/{self.name}.agent", self.endpoint.feed, self._agent_end)
-        self._qmp = Channel(l0, f"{RUN}/{self.name}.qmp", self._qmp_data, lambda: None)
+        self._agent = Channel(host, f"{RUN}/{self.name}.agent", self.endpoint.feed, self._agent_end)
+        self._qmp = Channel(host, f"{RUN}/{self.name}.qmp", self._qmp_data, lambda: None)
         self.lost = None
         self.qmp("qmp_capabilities")
 
@@ -434,19 +439,19 @@ class Machine:
                 else paths.build("kernel", kernel + ".out", "stock")
         return paths.build("kvm", kernel + ".out")
 
-    def _modules(self, cpio, kernel, modules):
+    def _modules(self, cpio, kernel, modules, where=""):
         """kvm.ko and its kind; a stripped copy is preferred where there is one."""
         stock = self._module_dir(kernel, "stock")
         for name in ("irqbypass", "kvm", "kvm-intel"):
             d = stock if name == "irqbypass" else self._module_dir(kernel, modules)
             for f in (f"{name}.ko.stripped", f"{name}.stripped.ko", f"{name}.ko"):
                 if os.path.exists(os.path.join(d, f)):
-                    cpio.file(f"lib/modules/{name}.ko", os.path.join(d, f))
+                    cpio.file(f"lib/modules/{where}{name}.ko", os.path.join(d, f))
                     break
             else:
                 if name != "irqbypass":
                     raise MachineError(f"no {name}.ko in {d}: run 'make kvm' (or use --modules stock)")
-        if kernel == "cloud":
+        if kernel == "cloud" and where == "stock/":  # L0's disk
             early = "scsi_common scsi_mod libata sd_mod ata_piix".split()
             for name in early:
                 cpio.file(f"lib/modules/{name}.ko", os.path.join(stock, name + ".ko"))
@@ -476,16 +481,6 @@ class Machine:
         # A debug build costs five times the instructions: in L0 only.
         return "trimmed" if self.kernel == "debug" and spec.role != "L0" else self.kernel
 
-    def _l1_image(self, path, kernel):
-        c = self._base(path)
-        self._hypervisor(c)
-        self._modules(c, kernel, "stock")
-        port = paths.build("port", kernel + ".out", "span_port.ko")
-        if os.path.exists(port):
-            c.file("lib/modules/span_port.ko", port)
-        self._programs(c)
-        c.close()
-
     def _programs(self, c):
         for d in (paths.build("guest-tools"), paths.build("tests", "kvm")):
             for f in sorted(os.listdir(d)) if os.path.isdir(d) else ():
@@ -493,48 +488,60 @@ class Machine:
                 if os.path.isfile(source) and os.access(source, os.X_OK):
                     c.file("usr/local/bin/" + f, source, 0o755)
 
-    def _nested_image(self, c, kernel):
-        """For L0 -> L1 -> L2: the L1 carries a kernel and an initramfs for its own VM."""
-        c.file("img/l2.vmlinux", os.path.join(paths.IMAGES, "kernel", kernel + ".vmlinux"))
+    def _initrd_name(self, spec):
+        return f"{spec.name}.cpio" if self._vms_on(spec.name) else \
+            f"{'l1' if spec.role == 'l1' else 'vm'}-{self._kernel_of(spec)}.cpio"
+
+    def _vms_on(self, name):
+        return [s for s in self.topology.vms if (s.on or "L0") == name]
+
+    def _vm_images(self, c, host):
+        """What a level needs to start its VMs: their kernels and initramfs images."""
+        done = set()
+        for spec in self._vms_on(host):
+            k = self._kernel_of(spec)
+            source = os.path.join(paths.IMAGES, "kernel", k + ".vmlinux")
+            if not os.path.exists(source):
+                raise MachineError(f"no {source}: run 'make images'")
+            name = self._initrd_name(spec)
+            if k not in done:
+                c.file(f"img/{k}.vmlinux", source)
+            if name not in done:
+                part = self.path(f"{host}.{name}")
+                self._vm_image(part, spec, k)
+                c.file(f"img/{name}", part)
+                os.unlink(part)
+            done |= {k, name}
+
+    def _vm_image(self, path, spec, kernel):
+        c = self._base(path)
+        if spec.role == "l1":
+            self._hypervisor(c)
+            self._modules(c, kernel, spec.modules or "stock")
+            port = paths.build("port", kernel + ".out", "span_port.ko")
+            if os.path.exists(port):
+                c.file("lib/modules/span_port.ko", port)
+            self._programs(c)
+        self._vm_images(c, spec.name)
+        c.close()
 
     def _build_images(self):
-        kernel = self._kernel_of(self.topology.l0)
+        spec = self.topology.l0
+        kernel = self._kernel_of(spec)
         initrd = self.path("L0.cpio")
         c = self._base(initrd)
         self._hypervisor(c)
-        self._modules(c, kernel, self.topology.l0.modules or self.modules)
+        self._modules(c, kernel, "stock", "stock/")
+        if self.modules == "span":
+            self._modules(c, kernel, "span", "span/")
         self._programs(c)
-        seen = set()
-        for spec in self.topology.vms:
-            k = self._kernel_of(spec)
-            kind = "l1" if spec.role == "l1" else "vm"
-            if k not in seen:
-                source = os.path.join(paths.IMAGES, "kernel", k + ".vmlinux")
-                if not os.path.exists(source):
-                    raise MachineError(f"no {source}: run 'make images'")
-                c.file(f"img/{k}.vmlinux", source)
-                seen.add(k)
-            if (kind, k) not in seen:
-                part = self.path(f"{kind}-{k}.cpio")
-                if kind == "l1":
-                    self._l1_image(part, k)
-                else:
-                    v = self._base(part)
-                    v.close()
-                c.file(f"img/{kind}-{k}.cpio", part)
-                os.unlink(part)
-                seen.add((kind, k))
-        if any(s.role == "l1" for s in self.topology.vms) and "vm" not in [s[0] for s in seen if isinstance(s, tuple)]:
-            part = self.path("vm-l2.cpio")
-            self._base(part).close()
-            c.file("img/l2.cpio", part)
-            os.unlink(part)
+        self._vm_images(c, "L0")
         c.close()
         bz = paths.build("images", "kernel", "cloud.bzImage") if kernel == "cloud" \
             else paths.build("kernel", kernel + ".out", "bzImage")
         if not os.path.exists(bz):
             raise MachineError(f"no {bz}: run 'make kernel images'")
-        image.boot_cd(self.path("boot.iso"), bz, initrd, self._cmdline(self.topology.l0))
+        image.boot_cd(self.path("boot.iso"), bz, initrd, self._cmdline(spec))
         os.unlink(initrd)
 
     def _cmdline(self, spec):
@@ -563,20 +570,25 @@ class Machine:
         self.log("L0 boots")
         self.pump(lambda: l0.endpoint.hello, 120 if self.kernel != "debug" else 600, "the boot of L0")
         os.unlink(self.path("boot.iso"))
-        self._load_kvm()
+        self.load_kvm(self.modules)
         names = [s.name for s in self.topology.vms] if vms is True else list(vms or ())
-        for name in names:
-            self.start_vm(name, wait=False)
-        for name in names:
-            self.wait_vm(name)
+        for host in ["L0"] + names:
+            here = [n for n in names if self[n].host.name == host]
+            for name in here:
+                self.start_vm(name, wait=False)
+            for name in here:
+                self.wait_vm(name)
         return self
 
-    def _load_kvm(self):
-        span = "span=1" if (self.topology.l0.modules or self.modules) == "span" else ""
+    def load_kvm(self, modules, parameters=""):
+        """(Re)load KVM at L0: "stock" or "span". No VM may run."""
+        span = "span=1" if modules == "span" else ""
         # The emulator reports a VMX preemption timer that KVM finds too fast.
         self["L0"].run(
-            "cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && "
-            f"insmod kvm.ko {span} && insmod kvm-intel.ko nested=1", timeout=60)
+            "for m in kvm_intel kvm irqbypass; do [ ! -d /sys/module/$m ] || rmmod $m || exit 1; done; "
+            f"cd /lib/modules/{modules} && {{ [ ! -f irqbypass.ko ] || insmod irqbypass.ko; }} && "
+            f"insmod kvm.ko {span} {parameters} && insmod kvm-intel.ko nested=1", timeout=60)
+        self.modules = modules
 
     # VMs.
     def policy(self):
@@ -585,7 +597,6 @@ class Machine:
 
     def _qemu_command(self, spec):
         k = self._kernel_of(spec)
-        kind = "l1" if spec.role == "l1" else "vm"
         n = spec.name
         machine = "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off,smm=off,graphics=off"
         words = ["qemu-system-x86_64", "-L", "/usr/share/qemu", "-name", n, "-nodefaults", "-display", "none",
@@ -597,7 +608,7 @@ class Machine:
                       "-object", f"span-guest,id=span0,memdev=mem0,policy={RUN}/policy.json"]
         words += ["-machine", machine,
                   "-bios", "bios-256k.bin" if spec.role == "l1" else "qboot.rom",
-                  "-kernel", f"/img/{k}.vmlinux", "-initrd", f"/img/{kind}-{k}.cpio",
+                  "-kernel", f"/img/{k}.vmlinux", "-initrd", f"/img/{self._initrd_name(spec)}",
                   "-append", self._cmdline(spec),
                   "-chardev", f"file,id=con,path={RUN}/{n}.console", "-serial", "chardev:con",
                   "-chardev", f"socket,id=ag,path={RUN}/{n}.agent,server=on,wait=off",
@@ -611,20 +622,21 @@ class Machine:
         return words
 
     def start_vm(self, name, wait=True, extra=()):
-        vm, l0 = self[name], self["L0"]
+        vm = self[name]
+        host = vm.host
         if vm.spec.role == "guest" and self.modules == "span":
-            l0.put_bytes(json.dumps(self.policy()).encode(), f"{RUN}/policy.json", 0o600)
+            host.put_bytes(json.dumps(self.policy()).encode(), f"{RUN}/policy.json", 0o600)
         command = shlex.join(self._qemu_command(vm.spec) + list(extra))
         self.log_line("commands", f"{name}: {command}")
-        l0.run(f"rm -f {RUN}/{name}.*; : >{RUN}/{name}.console; "
+        host.run(f"rm -f {RUN}/{name}.*; : >{RUN}/{name}.console; "
                f"setsid {command} </dev/null >{RUN}/{name}.log 2>&1 & "
                f"for i in $(seq 1 200); do [ -S {RUN}/{name}.qmp ] && [ -s {RUN}/{name}.pid ] && exit 0; "
                f"kill -0 $! || break; sleep 0.01; done; cat {RUN}/{name}.log; exit 1", timeout=120)
-        vm.pid = int(l0.sh(f"cat {RUN}/{name}.pid"))
+        vm.pid = int(host.sh(f"cat {RUN}/{name}.pid"))
         for part in ("console", "log"):
             if f"{name}.{part}.sink" not in self._files:
-                i = l0.endpoint.new_id(self._console_sink(f"{name}.{part}"))
-                l0.endpoint.send(wire.FOLLOW, i, f"{RUN}/{name}.{part}".encode())
+                i = host.endpoint.new_id(self._console_sink(f"{name}.{part}"))
+                host.endpoint.send(wire.FOLLOW, i, f"{RUN}/{name}.{part}".encode())
         vm.connect()
         if wait:
             self.wait_vm(name)
@@ -635,19 +647,26 @@ class Machine:
         vm = self[name]
         self.pump(lambda: vm.endpoint.hello or vm.lost, timeout, f"the boot of {name}")
         if vm.lost:
-            raise MachineError(f"{name} did not boot: {vm.lost}; {self['L0'].run(f'cat {RUN}/{name}.log')[1]}")
+            raise MachineError(f"{name} did not boot: {vm.lost}; {vm.host.run(f'cat {RUN}/{name}.log')[1]}")
         if vm.spec.role == "l1":
             vm.run("cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && insmod kvm.ko && "
                    "insmod kvm-intel.ko && { [ ! -f span_port.ko ] || insmod span_port.ko; }", timeout=100)
         self.log(f"{name} is up")
         return vm
 
+    def wait_reboot(self, name, boots, timeout=200):
+        """Wait until the level's agent has said hello more than boots times."""
+        vm = self[name]
+        self.pump(lambda: vm.endpoint.boots > boots or vm.lost, timeout, f"the reboot of {name}")
+        return self.wait_vm(name)
+
     def kill_vm(self, name, signal="KILL"):
         """Signal the VM's QEMU process."""
-        self["L0"].run(f"kill -{signal} {self[name].pid}")
+        vm = self[name]
+        vm.host.run(f"kill -{signal} {vm.pid}")
         if signal == "KILL":
-            self["L0"].run(f"while [ -d /proc/{self[name].pid} ]; do sleep 0.01; done")
-            self[name].disconnect("killed")
+            vm.host.run(f"while kill -0 {vm.pid} 2>/dev/null; do sleep 0.01; done")
+            vm.disconnect("killed")
 
     def restart_vm(self, name):
         if not self[name].lost:
@@ -681,7 +700,7 @@ class Machine:
 
     def exits(self, name):
         """VM exits of a VM so far, over its vCPUs."""
-        out = self["L0"].sh(f"cat /sys/kernel/debug/kvm/{self[name].pid}-*/exits")
+        out = self[name].host.sh(f"cat /sys/kernel/debug/kvm/{self[name].pid}-*/exits")
         return sum(int(x) for x in out.split())
 
     # Verdict.

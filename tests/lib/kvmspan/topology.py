@@ -19,6 +19,7 @@ KEYS = {
     "modules": str,    # stock, span: which KVM; default: the run's at L0, stock in an L1
     "window": str,     # size of the span-port's window; none: no port
     "access": str,     # ro, rw: what the guest's policy grants; none: no entry
+    "on": str,         # the level whose QEMU runs it; default: L0
     "role": str,       # guest, l1, plain: default by name
 }
 DEFAULTS = {
@@ -75,6 +76,8 @@ class Topology:
                 raise TopologyError(f"{where}: '{w}': want a number") from None
         if name in self.levels:
             raise TopologyError(f"{where}: {name} is there twice")
+        if values.get("on", "L0") not in (*self.levels, "L0"):
+            raise TopologyError(f"{where}: {name} is on {values['on']}, which is not above it")
         self.levels[name] = Level(name, values)
 
     @property

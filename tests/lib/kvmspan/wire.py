@@ -23,6 +23,7 @@ class Endpoint:
         self._in = bytearray()
         self._handlers = {}
         self.hello = None
+        self.boots = 0         # HELLOs seen
 
     def new_id(self, handler):
         i = next(self._ids)
@@ -58,7 +59,11 @@ class Endpoint:
 
     def _dispatch(self, kind, flags, i, payload):
         if kind == HELLO:
+            # A second one: the level was reset, nothing asked before is answered.
+            for h in list(self._handlers.values()) if self.hello else ():
+                h(ERROR, 0, b"the level was reset")
             self.hello = payload.decode()
+            self.boots += 1
             return
         handler = self._handlers.get(i)
         if handler:
