@@ -159,9 +159,16 @@ static bool try_pgd(struct image *img, struct kernel *k, uint64_t pgd, int level
 	return true;
 }
 
-static bool try_both(struct image *img, struct kernel *k, uint64_t pgd, const uint8_t *task)
+/*
+ * With five levels the linear map, where all tasks but the first lie, is below
+ * what four levels can address. Trying both instead would be wrong: a page that
+ * leads to a four-level root looks like a five-level one for kernel addresses.
+ */
+static int levels_of(const struct kernel *k, const uint8_t *task)
 {
-	return try_pgd(img, k, pgd, 4, task) || try_pgd(img, k, pgd, 5, task);
+	uint64_t next = get64(task + k->at.tasks + k->at.list_next);
+
+	return next >> 47 == 0x1ffff ? 4 : 5;
 }
 
 /* init_task mostly uses init_mm, which lies in the kernel image as well. */
@@ -172,7 +179,7 @@ static bool pgd_of_init_mm(struct image *img, struct kernel *k, const uint8_t *t
 
 	if (mm < KERNEL_IMAGE_VA || !phys_read(img, mm - delta + k->at.mm_pgd, &pgd, 8))
 		return false;
-	if (pgd < KERNEL_IMAGE_VA || !try_both(img, k, pgd - delta, task))
+	if (pgd < KERNEL_IMAGE_VA || !try_pgd(img, k, pgd - delta, levels_of(k, task), task))
 		return false;
 	k->pgd_from_init_mm = true;
 	return true;
@@ -193,6 +200,7 @@ static bool in_image(struct image *img, const struct kernel *k, uint64_t phys)
 static bool pgd_in(struct image *img, struct kernel *k, uint64_t from, uint64_t to,
 		   const uint8_t *task, bool image_only)
 {
+	int levels = levels_of(k, task);
 	uint64_t offset, entry;
 
 	if (to > img->size)
@@ -202,7 +210,7 @@ static bool pgd_in(struct image *img, struct kernel *k, uint64_t from, uint64_t 
 		if (!image_read(img, offset + 511 * 8, &entry, 8) ||
 		    !(entry & ENTRY_PRESENT))
 			continue;
-		if (try_both(img, k, image_phys(img, offset), task) &&
+		if (try_pgd(img, k, image_phys(img, offset), levels, task) &&
 		    (!image_only || in_image(img, k, k->pgd)))
 			return true;
 	}

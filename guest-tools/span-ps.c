@@ -25,6 +25,8 @@ enum {
 	EXIT_LOST = 5,
 };
 
+#define VERIFY_TRIES 10
+
 struct options {
 	const char *path;
 	const char *hidden_from;
@@ -235,11 +237,21 @@ static void describe(const struct image *img, const struct kernel *k, double sec
 		k->levels, k->pgd_from_init_mm ? "named by init_mm" : "found in memory");
 }
 
-static int verify(struct image *img, const struct kernel *k, const struct task_list *list)
+/* A guest that runs may change between the two looks: then look again, a few times. */
+static int verify(struct image *img, const struct kernel *k, unsigned int attempts,
+		  struct task_list *list)
 {
+	unsigned int bad, tries;
 	char why[128] = "";
-	unsigned int bad = tasks_verify(img, k, list, why, sizeof(why));
 
+	for (tries = 0; tries < VERIFY_TRIES; tries++) {
+		bad = tasks_verify(img, k, list, why, sizeof(why));
+		if (!bad)
+			break;
+		tasks_free(list);
+		if (!tasks_list(img, k, attempts, list))
+			break;
+	}
 	if (bad) {
 		fprintf(stderr, "span-ps: verify: %u disagreements, first: %s\n", bad, why);
 		return EXIT_INCONSISTENT;
@@ -285,7 +297,7 @@ static int list_processes(const struct options *o, struct image *img, const stru
 		ret = EXIT_INCONSISTENT;
 	}
 	if (o->verify && !ret)
-		ret = verify(img, &k, &list);
+		ret = verify(img, &k, o->attempts, &list);
 	if (known)
 		hidden = mark_hidden(&list, known);
 	(o->json ? print_json : print_text)(o, &k, &list, hidden);
