@@ -444,7 +444,7 @@ class Machine:
         stock = self._module_dir(kernel, "stock")
         for name in ("irqbypass", "kvm", "kvm-intel"):
             d = stock if name == "irqbypass" else self._module_dir(kernel, modules)
-            for f in (f"{name}.ko.stripped", f"{name}.stripped.ko", f"{name}.ko"):
+            for f in (f"stripped/{name}.ko", f"{name}.ko"):
                 if os.path.exists(os.path.join(d, f)):
                     cpio.file(f"lib/modules/{where}{name}.ko", os.path.join(d, f))
                     break
