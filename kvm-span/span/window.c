@@ -331,6 +331,8 @@ bool __kvm_span_window(struct kvm *kvm, unsigned long hva, bool *fenced)
 	if (found) {
 		member = vma->vm_private_data;
 		*fenced = READ_ONCE(member->state) != KVM_SPAN_JOINED;
+		if (*fenced)
+			kvm_span_member_refused(member);
 	}
 	mmap_read_unlock(kvm->mm);
 	return found;
