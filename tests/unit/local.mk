@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: GPL-2.0
+# What single tests need beyond their own file: sources, flags, libraries.
+
+TOOLS := $(TOP)/guest-tools
+$(O)/test-span-ps: $(addprefix $(TOOLS)/,image.c kernel.c btf.c tasks.c)
+$(O)/test-spanctl: $(TOOLS)/port-client.c
+CFLAGS_test-span-ps := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
+CFLAGS_test-spanctl := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
+LIBS_test-span-ps := -lbpf -lelf -lz
+LIBS_test-spanctl := -ljson-c
