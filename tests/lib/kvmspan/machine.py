@@ -464,7 +464,7 @@ class Machine:
         c.device("dev/console", 5, 1)
         c.data("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
         c.file("init", os.path.join(paths.MACHINE, "init"), 0o755)
-        for name in ("busybox", "agent"):
+        for name in ("busybox", "agent", "memtool"):
             source = os.path.join(paths.IMAGES, name)
             if not os.path.exists(source):
                 raise MachineError(f"no {source}: run 'make images'")
