@@ -8,3 +8,4 @@ CFLAGS_test-span-ps := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
 CFLAGS_test-spanctl := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
 LIBS_test-span-ps := -lbpf -lelf -lz
 LIBS_test-spanctl := -ljson-c
+CFLAGS_test-span-wire := -I$(QEMU) -I$(QEMU)/include
