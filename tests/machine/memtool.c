@@ -13,6 +13,7 @@
  *   pr OFF LEN, pw OFF HEX	the same by pread() and pwrite(): = HEX, ok, error NAME
  *   s HEX	pages of the file that begin so; holes are not touched: = OFF ...
  *   c OFF	count up the 8 bytes there until the next command: ok, SIGBUS
+ *   h		the first hole of the file: = OFF
  *   q		end
  */
 #define _GNU_SOURCE
@@ -135,6 +136,8 @@ static void command(char *line)
 	} else if (sscanf(line, "s %8192s", hex) == 1) {
 		n = hex_in(hex, b);
 		scan(b, n);
+	} else if (!strcmp(line, "h")) {
+		printf("= %lld\n", (long long)lseek(fd, 0, SEEK_HOLE));
 	} else if (sscanf(line, "c %lli", &off) == 1) {
 		if (inside(off, 8))
 			count((volatile uint64_t *)(map + off));
