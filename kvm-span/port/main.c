@@ -117,8 +117,9 @@ static int check_write_back(struct span_port *port)
 		if (!pat_pfn_immune_to_uc_mtrr(PHYS_PFN(port->window_phys + offset)))
 			continue;
 		dev_err(&port->pdev->dev,
-			"the window at %pa is not write-back: the MTRRs that this VM's firmware set do not cover it (see /proc/mtrr)\n",
-			&port->window_phys);
+			"the window at %pa is not write-back by the MTRRs that this VM's firmware set (see /proc/mtrr)%s\n",
+			&port->window_phys, port->window_phys >> 32 ? "" :
+			"; firmware puts a BAR below 4 GiB if it fits there: give the port a window-size of 1 GiB or more");
 		return -EIO;
 	}
 	return 0;
@@ -196,6 +197,12 @@ static int get_inode(struct span_port *port)
 		simple_release_fs(&span_port_mount, &span_port_mount_count);
 		return PTR_ERR(inode);
 	}
+	/*
+	 * Huge faults then do not depend on the policy for transparent huge
+	 * pages, which is "never" in a VM of less than 512 MiB. (Without
+	 * FS_DAX the flag is 0, and they do.)
+	 */
+	inode->i_flags |= S_DAX;
 	port->inode = inode;
 	return 0;
 }

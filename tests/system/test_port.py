@@ -36,30 +36,6 @@ def status(level, command, timeout=60):
     return level.run(command, timeout=timeout, check=False)
 
 
-@case("mem/port-rw", topology=TOPOLOGY, tags=("fast", "debug"), timeout=200)
-def port_rw(m):
-    with attached(m, "L1a") as l1:
-        return ktap.Output(*reversed(status(l1, "span_port_dev --rw", 150)))
-
-
-@case("mem/port-ro", topology=TOPOLOGY, tags=("fast", "debug"), timeout=200)
-def port_ro(m):
-    with attached(m, "L1b", "ro") as l1:
-        return ktap.Output(*reversed(status(l1, "span_port_dev --ro", 150)))
-
-
-@case("mem/port-after-detach", topology=TOPOLOGY, tags=("fast", "debug"), timeout=200)
-def port_after_detach(m):
-    """Open files and mappings of an attachment end with it, and stay ended in the next."""
-    with attached(m, "L1a") as l1:
-        p = l1.spawn("span_port_dev --after-detach")
-        m.pump(lambda: "READY" in p.text() or p.done(), 60, "the program's mappings")
-        answer = detach(m, "L1a")
-        check(answer["acknowledged"] and not answer["forced"], f"the driver did not let go: {answer}")
-        rc, out = p.wait(60)
-    return ktap.Output(out[out.index("TAP version"):] if "TAP version" in out else out, rc)
-
-
 @case("mem/port-tool", topology=TOPOLOGY, tags=("fast", "debug"), timeout=200)
 def port_tool(m):
     l1 = m["L1a"]
@@ -67,7 +43,7 @@ def port_tool(m):
     equal(status(l1, f"spanctl wait {DEV} --attached --timeout 0.1")[0], 4, "a wait that ends by its timeout")
     equal(json.loads(l1.sh("spanctl --json list"))[0]["attached"], False, "list while detached")
     watch = l1.spawn(f"spanctl watch {DEV} --count 3 --timeout 60")
-    m.pump(lambda: "}" in watch.text() or watch.done(), 30, "the first line of watch")
+    m.pump(lambda: "}" in watch.text() or watch.done, 30, "the first line of watch")
     with attached(m, "L1a"):
         info = json.loads(l1.sh(f"spanctl --json info {DEV}"))
         equal((info["access"], info["bytes"]), ("rw", m["guest"].spec.memory << 20), "access and size")
@@ -95,7 +71,7 @@ def port_reload(m):
     """The module goes while a guest is attached and finds it again when it comes back."""
     with attached(m, "L1a") as l1:
         holder = l1.spawn(f"exec 3<{DEV}; echo open; sleep 1000")
-        m.pump(lambda: "open" in holder.text() or holder.done(), 30, "the open file")
+        m.pump(lambda: "open" in holder.text() or holder.done, 30, "the open file")
         check(status(l1, "rmmod span_port")[0] != 0, "the module went from under an open file")
         holder.kill()
         holder.wait(30)
@@ -112,7 +88,7 @@ def port_unbind(m):
     """The PCI function is taken away with files and mappings open: SIGBUS and ENODEV, no more."""
     with attached(m, "L1a") as l1:
         p = l1.spawn("span_port_dev --after-detach")
-        m.pump(lambda: "READY" in p.text() or p.done(), 60, "the program's mappings")
+        m.pump(lambda: "READY" in p.text() or p.done, 60, "the program's mappings")
         function = l1.sh("basename $(readlink -f /sys/class/span_port/span0/device)")
         l1.run(f"echo {function} >/sys/bus/pci/drivers/span_port/unbind")
         rc, out = p.wait(60)
