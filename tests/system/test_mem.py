@@ -234,7 +234,7 @@ def killed_at_random(m):
         command = "span-attach" if n % 2 == 0 else "span-detach"
         if command == "span-detach":
             bring(m, "L1a", "rw")
-        delay = rng.randrange(0, 60)
+        delay = rng.randrange(10, 160)
         arguments = {"guest": GUEST, "name": "L1a"}
         if command == "span-attach":
             arguments["port"] = f"{RUN}/L1a.port"

@@ -55,6 +55,7 @@ class Output:
 
 def write(directory, name, result, why, text):
     """One KTAP file per test."""
+    os.makedirs(directory, exist_ok=True)  # another run may have begun afresh
     path = os.path.join(directory, name.replace("/", "-") + ".tap")
     with open(path, "w", encoding="utf-8") as f:
         f.write("TAP version 13\n1..1\n")
