@@ -87,7 +87,7 @@ apply_series()
 config_value()
 {
 	local v
-	v=$(sed -n "s/^CONFIG_$1=//p" "$TOP/.config" 2>/dev/null | tr -d '"')
+	v=$( (sed -n "s/^CONFIG_$1=//p" "$TOP/.config" 2>/dev/null || true) | tr -d '"')
 	if [ -z "$v" ] && grep -qs "^# CONFIG_$1 is not set" "$TOP/.config"; then v=n; fi
 	if [ -z "$v" ]; then
 		v=$(awk -v n="$1" '$1 == "config" {on = ($2 == n)}
