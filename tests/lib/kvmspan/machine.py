@@ -69,7 +69,9 @@ class Process:
         self.rc = None
         self._failed = None
         self._on_output = on_output
+        self._endpoint = level.endpoint
         self._id = level.endpoint.new_id(self._frame)
+        level.machine.processes.append(self)
         level.endpoint.send(wire.EXEC, self._id, command.encode(), flags=1 if pty else 0)
 
     def _frame(self, kind, flags, payload):
@@ -86,15 +88,20 @@ class Process:
     def done(self):
         return self.rc is not None or self._failed is not None
 
+    @property
+    def over(self):
+        """Done, or its VM is not the one any more that it ran in."""
+        return self.done or self.level.lost or self.level.endpoint is not self._endpoint
+
     def input(self, data):
         for i in range(0, len(data), wire.CHUNK):
-            self.level.endpoint.send(wire.INPUT, self._id, data[i:i + wire.CHUNK])
+            self._endpoint.send(wire.INPUT, self._id, data[i:i + wire.CHUNK])
 
     def close_input(self):
-        self.level.endpoint.send(wire.INPUT, self._id)
+        self._endpoint.send(wire.INPUT, self._id)
 
     def kill(self):
-        self.level.endpoint.send(wire.KILL, self._id)
+        self._endpoint.send(wire.KILL, self._id)
 
     def text(self):
         return (self.out + self.err).decode(errors="replace")
@@ -103,18 +110,20 @@ class Process:
         """Returns (exit status, output). timeout: emulator CPU seconds."""
         m = self.level.machine
         try:
-            m.pump(lambda: self.done or self.level.lost, timeout, f"{self.level.name}: '{self.command}'")
+            m.pump(lambda: self.over, timeout, f"{self.level.name}: '{self.command}'")
         except TimedOut:
             m.limit(None)
             self.kill()
-            m.pump(lambda: self.done or self.level.lost, 20, "the kill of it", fail=False)
+            m.pump(lambda: self.over, 20, "the kill of it", fail=False)
             raise TimedOut(f"{self.level.name}: '{self.command}' took more than {timeout} CPU s; "
                            f"output so far: {self.text()[-2000:]}") from None
         if not self.done:
-            raise MachineError(f"{self.level.name} went away during '{self.command}': {self.level.lost}")
+            raise MachineError(f"{self.level.name} went away during '{self.command}': {self.level.lost or 'restarted'}")
         if self._failed is not None:
             raise AgentError(f"{self.level.name}: {self._failed}")
         self.level.endpoint.forget(self._id)
+        if self in m.processes:
+            m.processes.remove(self)
         return self.rc, self.text()
 
 
@@ -356,6 +365,7 @@ class Machine:
         self.dead = None
         self._limit = None     # CPU second at which the test under way has to be over
         self._files = {}
+        self.processes = []    # commands that nobody has waited for yet
         self._t0 = time.monotonic()
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.directory)
@@ -406,6 +416,14 @@ class Machine:
             return True
         finally:
             b.stop()
+
+    def end_processes(self):
+        """Kill the commands that a test left behind."""
+        left = [p for p in self.processes if not p.over]
+        self.processes = []
+        for p in left:
+            p.kill()
+        self.pump(lambda: all(p.over for p in left), 60, "the end of left commands", fail=False)
 
     def _die(self, why):
         tail = ""

@@ -78,6 +78,11 @@ class Station:
     def verdict(self, case, result, why, text):
         m = self.machine
         m.limit(None)
+        try:
+            if not m.dead:
+                m.end_processes()
+        except MachineError as e:
+            result, why = "failed", f"{why} {e}".strip()
         suspects = self.fresh_suspects(case.expect)
         if suspects:
             text += "\nkernel logs:\n" + "\n".join(suspects)

@@ -25,7 +25,7 @@ class Memory:
         p = self._p
 
         def there():
-            return p.out.find(b"\n", self._taken) >= 0 or p.done or self.level.lost
+            return p.out.find(b"\n", self._taken) >= 0 or p.over
         self.level.machine.pump(there, timeout, f"{self.level.name}: memtool")
         end = p.out.find(b"\n", self._taken)
         if end < 0:
