@@ -101,9 +101,8 @@ def port_unbind(m):
 def span_ps(m):
     """The guest's processes from raw memory, one of which its own ps does not show."""
     guest = m["guest"]
-    guest.run("mkdir -p /tmp/empty; (exec sleep 7777 </dev/null >/dev/null 2>&1) & "
-              "(exec sleep 8888 </dev/null >/dev/null 2>&1) & sleep 0.1")
-    hidden, shown = (int(guest.sh(f"pgrep -f 'sleep {n}' | head -n 1")) for n in (7777, 8888))
+    guest.run("mkdir -p /tmp/empty")
+    hidden, shown = (int(guest.sh(f"sleep {n} </dev/null >/dev/null 2>&1 & echo $!")) for n in (7777, 8888))
     guest.run(f"mount --bind /tmp/empty /proc/{hidden}")
     ps = guest.sh("ps -o pid,ppid,comm")
     try:
