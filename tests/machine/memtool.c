@@ -44,6 +44,16 @@ static void on_fault(int sig)
 	siglongjmp(fault, 1);
 }
 
+/*
+ * Byte by byte: the range may be a device's, where wide accesses are not
+ * emulated.
+ */
+static void copy(volatile unsigned char *to, const volatile unsigned char *from, size_t n)
+{
+	while (n--)
+		*to++ = *from++;
+}
+
 static void hex_out(const unsigned char *p, size_t n)
 {
 	printf("= ");
@@ -112,13 +122,13 @@ static void command(char *line)
 	if (sscanf(line, "r %lli %lli", &off, &len) == 2) {
 		if (!inside(off, len))
 			return;
-		memcpy(b, map + off, len);
+		copy(b, map + off, len);
 		hex_out(b, len);
 	} else if (sscanf(line, "w %lli %8192s", &off, hex) == 2) {
 		n = hex_in(hex, b);
 		if (!inside(off, n))
 			return;
-		memcpy(map + off, b, n);
+		copy(map + off, b, n);
 		printf("ok\n");
 	} else if (sscanf(line, "pr %lli %lli", &off, &len) == 2 && len <= MAXLEN) {
 		ssize_t r = pread(fd, b, len, off);
