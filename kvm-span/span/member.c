@@ -148,6 +148,7 @@ void kvm_span_member_fence_all(struct kvm_span *span)
 		spin_lock(&span->lock);
 	}
 	spin_unlock(&span->lock);
+	kvm_span_window_flush();
 }
 
 static struct kvm_span_member *kvm_span_member_find(struct kvm_span *span, u32 id)
@@ -200,6 +201,7 @@ long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg)
 	 * it and not be through with this, and we promise that it is done.
 	 */
 	vmas = kvm_span_window_zap(member);
+	kvm_span_window_flush();
 	trace_kvm_span_revoke(span->name, member->id, state, vmas);
 	kvm_span_member_put(member);
 	return 0;

@@ -107,6 +107,7 @@ void kvm_span_member_refused(struct kvm_span_member *member);
 /* window.c */
 int kvm_span_window_mmap(struct file *file, struct vm_area_struct *vma);
 unsigned int kvm_span_window_zap(struct kvm_span_member *member);
+void kvm_span_window_flush(void);
 u64 kvm_span_window_bytes(struct kvm_span_member *member);
 
 #endif

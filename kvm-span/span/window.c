@@ -21,6 +21,9 @@
 #include <linux/rbtree.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/smp.h>
+
+#include <asm/tlbflush.h>
 
 #include "span.h"
 #include "span_hooks.h"
@@ -278,8 +281,8 @@ static struct vm_area_struct *kvm_span_window_next(struct kvm_span_member *membe
 
 /*
  * Unmap the member's windows; returns how many there were. The MMU notifiers
- * have flushed the EPTs of the member's VM, and the processes' TLBs are
- * flushed, when this returns. The caller has changed the state.
+ * have flushed the EPTs of the member's VM when this returns; the caller goes
+ * on with kvm_span_window_flush(). It has changed the state before.
  */
 unsigned int kvm_span_window_zap(struct kvm_span_member *member)
 {
@@ -297,6 +300,25 @@ unsigned int kvm_span_window_zap(struct kvm_span_member *member)
 	}
 	i_mmap_unlock_read(mapping);
 	return n;
+}
+
+static void kvm_span_flush_cpu(void *unused)
+{
+	__flush_tlb_all();
+}
+
+/*
+ * After the walk of a revoke. munmap() clears the page tables, then takes the
+ * VMA out of the i_mmap tree, and only then flushes the TLBs: a walk that comes
+ * after the second step does not find the VMA, while a thread of the member may
+ * still write through an old TLB entry. The page-table entries are gone by
+ * then, so flushing every CPU leaves nothing behind. Not by mm: the CPUs that
+ * matter are not to be told from its cpumask when the process is exiting. A
+ * revoke is rare, one interrupt per CPU is cheap for it.
+ */
+void kvm_span_window_flush(void)
+{
+	on_each_cpu(kvm_span_flush_cpu, NULL, 1);
 }
 
 /* How much address space the member has mapped. */
