@@ -17,7 +17,7 @@ flavours := trimmed \
 	$(if $(filter y,$(call config,KERNEL_DEBUG)),debug)
 
 .PHONY: all help bochs qemu kernel kvm port tools selftests images \
-	unit test test-slow bench demo shell config menuconfig \
+	unit test test-debug bench demo shell config menuconfig \
 	checkpatch dkms clean distclean fast
 
 all: images		## build everything that tests and demo need
@@ -58,11 +58,18 @@ images: bochs qemu kernel kvm port tools selftests	## boot images of all levels
 unit:			## unit tests on the host (ASan, UBSan)
 	@tests/run --filter '^unit/'
 
-test: images		## every test of the fast and slow lane, without the debug kernel
+test: images		## every test; with the debug kernel first, if it is chosen
+ifneq ($(FILTER)$(TAG)$(KERNEL),)
 	@tests/run $(if $(FILTER),--filter '$(FILTER)') $(if $(TAG),--tag $(TAG)) $(if $(KERNEL),--kernel $(KERNEL))
+else
+	@rc=0; \
+	$(if $(filter debug,$(kernels)),tests/run --kernel debug --tag debug --timeout 900 \
+		--filter '^mem/(api|capability|revoke|stress-debug)$$' || rc=1;) \
+	tests/run || rc=1; exit $$rc
+endif
 
-test-debug: images	## the debug kernel's lane
-	@tests/run --kernel debug --tag debug $(if $(FILTER),--filter '$(FILTER)')
+test-debug: images	## all tests that can run with the debug kernel at L0 (long)
+	@tests/run --kernel debug --tag debug --timeout 900
 
 bench: images		## figures, printed and in build/results/bench.json
 	@tests/bench/run
