@@ -24,6 +24,11 @@
 #define KVM_SPAN_MAX_RECORDS	(4 * KVM_SPAN_MAX_MEMBERS)
 
 /*
+ * Mappings that one member may have. A QEMU needs one; a revoke visits each.
+ */
+#define KVM_SPAN_MAX_WINDOWS	64
+
+/*
  * One guest's memory and who may reach it. The span fd and each member's file
  * hold a reference.
  */
@@ -75,6 +80,8 @@ struct kvm_span_member {
 	 */
 	rwlock_t map_lock;
 	enum kvm_span_state state;
+
+	atomic_t windows;		/* files of windows, <= KVM_SPAN_MAX_WINDOWS */
 
 	u8 events;			/* pending: BIT(type), under span->lock */
 

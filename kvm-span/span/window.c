@@ -144,15 +144,27 @@ static vm_fault_t kvm_span_window_map_pages(struct vm_fault *vmf, pgoff_t start,
 	return ret;
 }
 
+/*
+ * In pieces, one window would be as many VMAs as max_map_count allows, and each
+ * makes the walk of a revoke longer. Called with the mmap_lock held for write.
+ */
+static int kvm_span_window_may_split(struct vm_area_struct *vma, unsigned long addr)
+{
+	return -EINVAL;
+}
+
 static const struct vm_operations_struct kvm_span_window_vm_ops = {
 	.fault = kvm_span_window_fault,
 	.map_pages = kvm_span_window_map_pages,
+	.may_split = kvm_span_window_may_split,
 };
 
 static int kvm_span_window_release(struct inode *inode, struct file *file)
 {
 	struct file *member_file = file->private_data;
+	struct kvm_span_member *member = member_file->private_data;
 
+	atomic_dec(&member->windows);
 	/*
 	 * Give back the inode that the file was made with: the VFS balances its
 	 * counters against it after this. It still looks at the one we lent,
@@ -188,13 +200,22 @@ static struct file *kvm_span_window_file(struct file *member_file)
 	struct address_space *mapping = member->span->mapping;
 	struct file *file;
 
+	/* The window's release takes it off again. */
+	if (atomic_inc_return(&member->windows) > KVM_SPAN_MAX_WINDOWS) {
+		file = ERR_PTR(-ENOMEM);
+		goto err_count;
+	}
 	file = anon_inode_getfile("kvm-span-window", &kvm_span_window_fops, member_file,
 				  member_file->f_flags & O_ACCMODE);
 	if (IS_ERR(file))
-		return file;
+		goto err_count;
 	get_file(member_file);
 	file->f_inode = mapping->host;
 	file->f_mapping = mapping;
+	return file;
+
+err_count:
+	atomic_dec(&member->windows);
 	return file;
 }
 
@@ -247,12 +268,23 @@ int kvm_span_window_mmap(struct file *file, struct vm_area_struct *vma)
 		return r;
 	}
 	window = kvm_span_window_file(file);
-	if (IS_ERR(window))
-		return PTR_ERR(window);
+	if (IS_ERR(window)) {
+		r = PTR_ERR(window);
+		kvm_span_member_refused(member);
+		trace_kvm_span_refuse("mmap", "too many windows, or no memory", member->id, r);
+		return r;
+	}
 	vma_set_file(vma, window);
 	fput(window);
 
-	/* VM_DONTEXPAND also keeps mremap() from making a second mapping. */
+	/*
+	 * VM_DONTEXPAND also keeps mremap() from making a second mapping. And
+	 * it keeps away two who would make page-table entries without
+	 * map_lock: MADV_COLLAPSE maps a huge page that is in the page cache
+	 * (VM_NO_KHUGEPAGED); and fork() copies the entries of a file mapping
+	 * that is write-protected by a userfaultfd, which in its asynchronous
+	 * mode takes mappings of any kind (vma_can_userfault()) but VM_SPECIAL.
+	 */
 	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
 	vma->vm_ops = &kvm_span_window_vm_ops;
 	vma->vm_private_data = member;
@@ -263,7 +295,10 @@ int kvm_span_window_mmap(struct file *file, struct vm_area_struct *vma)
  * The member's VMAs among all that map the memfd. A VMA's place and size do
  * not change while it is in the tree and the tree is locked. The order is that
  * of vma_interval_tree_foreach() over everything, which is not exported; moving
- * page tables (mremap) relies on it.
+ * page tables (mremap) relies on it. What MADV_DOFORK copied into children is
+ * passed over: it has no page-table entries and gets none (kvm_span_window_open(),
+ * and see kvm_span_window_mmap() on userfaultfd), and there may be many of them.
+ * The lock is one that may be held asleep.
  */
 static struct vm_area_struct *kvm_span_window_next(struct kvm_span_member *member,
 						   struct rb_node *node)
@@ -273,8 +308,9 @@ static struct vm_area_struct *kvm_span_window_next(struct kvm_span_member *membe
 	for (; node; node = rb_next(node)) {
 		vma = rb_entry(node, struct vm_area_struct, shared.rb);
 		if (vma->vm_ops == &kvm_span_window_vm_ops &&
-		    vma->vm_private_data == member)
+		    vma->vm_private_data == member && vma->vm_mm == member->mm)
 			return vma;
+		cond_resched();
 	}
 	return NULL;
 }

@@ -113,15 +113,57 @@ static void t_mmap_rules(void)
 
 	p = mmap(NULL, MEM_BYTES, PROT_READ, MAP_SHARED_VALIDATE, member, 0);
 	CHECK(p != MAP_FAILED, "%s", strerror(errno));
-	/* One area in pieces is still counted whole. */
-	MUST(mprotect(p + 4 * PAGE, PAGE, PROT_NONE));
-	MUST(munmap(p + 8 * PAGE, PAGE));
+	/* In one piece, always: a revoke visits each piece. */
+	CHECK_ERR(mprotect(p + 4 * PAGE, PAGE, PROT_NONE), EINVAL);
+	CHECK_ERR(munmap(p + 8 * PAGE, PAGE), EINVAL);
+	CHECK_ERR(munmap(p, PAGE), EINVAL);
+	CHECK(mmap(p + 8 * PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+	      MAP_FAILED, "mapped over a part");
+	CHECK(mremap(p + 8 * PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, p + 2 * MEM_BYTES) ==
+	      MAP_FAILED, "moved a part");
+	MUST(mprotect(p, MEM_BYTES, PROT_NONE));
+	MUST(mprotect(p, MEM_BYTES, PROT_READ));
 	MUST(span_member(member, 0, &info));
-	CHECK(info.mapped_bytes == MEM_BYTES - PAGE, "%llu", info.mapped_bytes);
+	CHECK(info.mapped_bytes == MEM_BYTES, "%llu", info.mapped_bytes);
 	CHECK_ERR(remap_file_pages(p, PAGE, 0, 1, 0), ENODEV);
 	CHECK(madvise(p, PAGE, MADV_REMOVE) == -1, "punched a hole through a window");
 	CHECK(madvise(p, PAGE, MADV_DODUMP) == -1, "guest memory in core dumps");
 	CHECK(msync(p, PAGE, MS_SYNC) == 0, "%s", strerror(errno));
+}
+
+/* So many windows and no more, whatever became of the first ones. */
+static void t_max_windows(void)
+{
+	enum { MAX = 64 };
+	int memfd, span = span_new(&memfd), member = MUST(span_grant(span, ACCESS_RW, "L1a", NULL));
+	struct kvm_span_member_info info;
+	uint8_t *p[MAX], *q;
+	int round, i;
+
+	MUST(span_join(member, vm_new()));
+	for (round = 0; round < 2; round++) {
+		for (i = 0; i < MAX; i++) {
+			p[i] = span_map(member, PROT_READ);
+			if (!CHECK(p[i] != MAP_FAILED, "window %d, round %d: %s", i, round, strerror(errno)))
+				return;
+		}
+		CHECK_ERR(span_map(member, PROT_READ), ENOMEM);
+		/* Moved or copied to a child, a window is still one. */
+		q = mremap(p[0], MEM_BYTES, MEM_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, p[0] - 2 * MEM_BYTES * MAX);
+		CHECK(q != MAP_FAILED, "%s", strerror(errno));
+		p[0] = q;
+		CHECK_ERR(span_map(member, PROT_READ), ENOMEM);
+		MUST(span_member(member, 0, &info));
+		CHECK(info.mapped_bytes == MAX * MEM_BYTES, "%llu", info.mapped_bytes);
+		/* One taken over by another mapping makes room for one. */
+		MUST(mmap(p[1], MEM_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+		     MAP_FAILED ? -1 : 0);
+		q = span_map(member, PROT_READ);
+		CHECK(q != MAP_FAILED, "%s", strerror(errno));
+		MUST(munmap(q, MEM_BYTES));
+		for (i = 0; i < MAX; i++)
+			MUST(munmap(p[i], MEM_BYTES));
+	}
 }
 
 /* Same offset, same byte, whoever looks. */
@@ -350,6 +392,7 @@ int main(void)
 		{ "another process's VM", t_other_process_vm },
 		{ "one membership per VM", t_one_membership_per_vm },
 		{ "mmap rules", t_mmap_rules },
+		{ "max windows", t_max_windows },
 		{ "same offsets for all", t_same_offsets },
 		{ "read-only", t_readonly },
 		{ "no second file", t_no_reopen },

@@ -122,8 +122,9 @@ static void __attribute__((noreturn)) member_main(int fd, int slot, uint64_t s)
 		case 2: madvise(w + rnd(&r, 16) * PAGE, 64 * PAGE, MADV_DONTNEED); break;
 		case 3:
 			other = span_map(fd, PROT_READ);
-			if (other != MAP_FAILED)
-				munmap(other, MEM_BYTES / (1 + rnd(&r, 2)));
+			/* A part of it is refused. */
+			if (other != MAP_FAILED && munmap(other, MEM_BYTES / (1 + rnd(&r, 2))))
+				munmap(other, MEM_BYTES);
 			break;
 		case 4: mprotect(w + rnd(&r, 2000) * PAGE, PAGE, PROT_READ | PROT_WRITE); break;
 		case 5:
