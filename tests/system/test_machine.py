@@ -97,3 +97,13 @@ def vm_crash(m):
         check("killed" in str(e), f"unclear error: {e}")
     m.start_vm("L1a")
     equal(vm.sh("echo back"), "back", "after a restart")
+
+
+@case("machine/verdict-reads-kernel-logs", topology="single", modules="stock", tags=("fast", "debug"),
+      expect=("WARNING: planted",))
+def verdict(m):
+    """A warning in a kernel log is found; the runner fails a test that does not expect it."""
+    before = len(m.suspects())
+    m["L0"].run("echo '<4>WARNING: planted by a test' >/dev/kmsg; sleep 0.1")
+    found = m.suspects()[before:]
+    check(len(found) == 1 and "planted by a test" in found[0], f"suspects: {found}")
