@@ -25,16 +25,18 @@
 static dev_t span_port_devt;
 static DEFINE_IDA(span_port_ids);
 static struct vfsmount *span_port_mount;
-static int span_port_mount_count;
 
 static int span_port_init_fs_context(struct fs_context *fc)
 {
 	return init_pseudo(fc, SPAN_PORT_MAGIC) ? 0 : -ENOMEM;
 }
 
+/*
+ * Only for our inodes. No owner: a mount holds its owner's module, and this one
+ * lives from init to exit. Open files hold the module by themselves.
+ */
 static struct file_system_type span_port_fs = {
 	.name = "span_port",
-	.owner = THIS_MODULE,
 	.init_fs_context = span_port_init_fs_context,
 	.kill_sb = kill_anon_super,
 };
@@ -186,17 +188,10 @@ static void unmap_window(struct span_port *port)
 
 static int get_inode(struct span_port *port)
 {
-	struct inode *inode;
-	int ret;
+	struct inode *inode = alloc_anon_inode(span_port_mount->mnt_sb);
 
-	ret = simple_pin_fs(&span_port_fs, &span_port_mount, &span_port_mount_count);
-	if (ret)
-		return ret;
-	inode = alloc_anon_inode(span_port_mount->mnt_sb);
-	if (IS_ERR(inode)) {
-		simple_release_fs(&span_port_mount, &span_port_mount_count);
+	if (IS_ERR(inode))
 		return PTR_ERR(inode);
-	}
 	/*
 	 * Huge faults then do not depend on the policy for transparent huge
 	 * pages, which is "never" in a VM of less than 512 MiB. (Without
@@ -212,10 +207,7 @@ static void span_port_free(struct device *dev)
 {
 	struct span_port *port = container_of(dev, struct span_port, dev);
 
-	if (port->inode) {
-		iput(port->inode);
-		simple_release_fs(&span_port_mount, &span_port_mount_count);
-	}
+	iput(port->inode);
 	if (port->id >= 0)
 		ida_free(&span_port_ids, port->id);
 	kfree(port);
@@ -365,9 +357,12 @@ static int __init span_port_init(void)
 {
 	int ret;
 
+	span_port_mount = kern_mount(&span_port_fs);
+	if (IS_ERR(span_port_mount))
+		return PTR_ERR(span_port_mount);
 	ret = alloc_chrdev_region(&span_port_devt, 0, SPAN_PORT_MAX_PORTS, "span_port");
 	if (ret)
-		return ret;
+		goto err_mount;
 	ret = class_register(&span_port_class);
 	if (ret)
 		goto err_region;
@@ -380,6 +375,8 @@ err_class:
 	class_unregister(&span_port_class);
 err_region:
 	unregister_chrdev_region(span_port_devt, SPAN_PORT_MAX_PORTS);
+err_mount:
+	kern_unmount(span_port_mount);
 	return ret;
 }
 module_init(span_port_init);
@@ -389,6 +386,7 @@ static void __exit span_port_exit(void)
 	pci_unregister_driver(&span_port_driver);
 	class_unregister(&span_port_class);
 	unregister_chrdev_region(span_port_devt, SPAN_PORT_MAX_PORTS);
+	kern_unmount(span_port_mount);
 	ida_destroy(&span_port_ids);
 }
 module_exit(span_port_exit);
