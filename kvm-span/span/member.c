@@ -324,7 +324,6 @@ static long kvm_span_member_join(struct kvm_span_member *member, void __user *ua
 	member->mm = current->mm;
 	mmgrab(member->mm);
 	member->pid = get_pid(task_tgid(current));
-	atomic_inc(&kvm->arch.span.joined);
 	kvm_span_member_set_state(member, KVM_SPAN_JOINED);
 	span->joins++;
 	kvm_span_member_event(member, KVM_SPAN_EVENT_JOINED);
@@ -369,7 +368,6 @@ static int kvm_span_member_release(struct inode *inode, struct file *file)
 	trace_kvm_span_leave(span->name, member->id, state);
 
 	if (member->kvm) {
-		atomic_dec(&member->kvm->arch.span.joined);
 		if (state == KVM_SPAN_REVOKED)
 			atomic_dec(&member->kvm->arch.span.fenced);
 		kvm_put_kvm(member->kvm);

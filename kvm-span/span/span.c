@@ -9,7 +9,10 @@
 #include <linux/file.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/pagemap.h>
 #include <linux/poll.h>
+#include <linux/rculist.h>
+#include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -30,6 +33,17 @@ MODULE_PARM_DESC(span, "offer /dev/kvm-span: guests whose memory several hypervi
 /* Spans whose fd is open: one memfd has at most one. */
 static LIST_HEAD(kvm_spans);
 static DEFINE_MUTEX(kvm_spans_lock);
+
+/*
+ * Spans whose memory may be in somebody's window: from creation until the span
+ * fd and the last member file are gone. Readers are in an RCU section, writers
+ * hold the lock. How many there are, and how many there were, see
+ * kvm_span_gfn_to_pfn().
+ */
+static LIST_HEAD(kvm_spans_alive);
+static DEFINE_SPINLOCK(kvm_spans_alive_lock);
+static atomic_t kvm_spans_nr = ATOMIC_INIT(0);
+static atomic_t kvm_spans_ended = ATOMIC_INIT(0);
 
 #define KVM_SPAN_SEALS_WANTED	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 #define KVM_SPAN_SEALS_REFUSED	(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
@@ -98,8 +112,89 @@ static void kvm_span_free(struct kref *ref)
 {
 	struct kvm_span *s = container_of(ref, struct kvm_span, ref);
 
+	spin_lock(&kvm_spans_alive_lock);
+	atomic_inc(&kvm_spans_ended);
+	/* Who misses the span in the list sees that one has ended. */
+	smp_mb__after_atomic();
+	list_del_rcu(&s->alive);
+	atomic_dec(&kvm_spans_nr);
+	spin_unlock(&kvm_spans_alive_lock);
+
 	fput(s->memfd);
-	kfree(s);
+	mmdrop(s->owner);
+	kfree_rcu(s, rcu);
+}
+
+static void kvm_span_list_alive(struct kvm_span *s)
+{
+	spin_lock(&kvm_spans_alive_lock);
+	list_add_rcu(&s->alive, &kvm_spans_alive);
+	atomic_inc(&kvm_spans_nr);
+	spin_unlock(&kvm_spans_alive_lock);
+}
+
+/*
+ * Is this the memory of a Span guest, and the VM not one of the guest's own
+ * process? By the page and not by the address that led to it: addresses and
+ * memory slots can change between a look at them and their use, and other VMs
+ * of a member's process reach its windows too.
+ */
+static bool kvm_span_foreign_page(struct kvm *kvm, kvm_pfn_t pfn)
+{
+	struct address_space *mapping;
+	bool found = false, own = false;
+	struct kvm_span *s;
+
+	if (!pfn_valid(pfn))
+		return false;
+	/*
+	 * Compared, never followed. The reference to the page keeps it from
+	 * being swapped, migrated or split; one that a hole was punched for has
+	 * no mapping and never will have the guest's again.
+	 */
+	mapping = READ_ONCE(page_folio(pfn_to_page(pfn))->mapping);
+	rcu_read_lock();
+	list_for_each_entry_rcu(s, &kvm_spans_alive, alive) {
+		if (s->mapping != mapping)
+			continue;
+		found = true;
+		own |= s->owner == kvm->mm;
+	}
+	rcu_read_unlock();
+	return found && !own;
+}
+
+/*
+ * gfn_to_pfn() for who keeps the page for as long as he likes: no page of a
+ * Span guest, unless it is the VM's own. Where there is no span this costs
+ * three loads and a comparison.
+ *
+ * The last window may go, and its span with it, after the page was taken and
+ * before the list is looked at; then a span has ended in between: once more.
+ */
+kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn)
+{
+	kvm_pfn_t pfn;
+	int ended;
+
+	for (;;) {
+		ended = atomic_read(&kvm_spans_ended);
+		smp_rmb();
+		pfn = gfn_to_pfn(kvm, gfn);
+		if (is_error_noslot_pfn(pfn))
+			return pfn;
+		smp_rmb();
+		if (unlikely(atomic_read(&kvm_spans_nr)) && kvm_span_foreign_page(kvm, pfn)) {
+			kvm_release_pfn_clean(pfn);
+			trace_kvm_span_refuse("pin", "a Span guest's page for a nested guest", 0,
+					      -EINVAL);
+			return KVM_PFN_ERR_FAULT;
+		}
+		smp_rmb();
+		if (likely(atomic_read(&kvm_spans_ended) == ended))
+			return pfn;
+		kvm_release_pfn_clean(pfn);
+	}
 }
 
 void kvm_span_get(struct kvm_span *s)
@@ -331,8 +426,11 @@ static struct kvm_span *kvm_span_alloc(struct file *memfd, struct kvm *kvm,
 	s->bytes = i_size_read(file_inode(memfd));
 	s->kvm = kvm;
 	kvm_get_kvm(kvm);
+	s->owner = kvm->mm;
+	mmgrab(s->owner);
 	s->next_id = 1;
 	strscpy(s->name, name, sizeof(s->name));
+	kvm_span_list_alive(s);
 	return s;
 }
 
@@ -482,6 +580,7 @@ int __init kvm_span_init(void)
 	return r;
 }
 
+/* Spans that ended are freed by kfree_rcu(), which needs nothing of ours. */
 void __exit kvm_span_exit(void)
 {
 	if (span)

@@ -35,9 +35,12 @@
 struct kvm_span {
 	struct kref ref;
 	struct list_head node;		/* in kvm_spans, under kvm_spans_lock */
+	struct list_head alive;		/* in kvm_spans_alive, RCU */
+	struct rcu_head rcu;
 	struct file *memfd;		/* constant, the guest's RAM */
 	struct address_space *mapping;	/* constant, memfd's */
 	struct kvm *kvm;		/* the guest's own VM, until the span fd closes */
+	struct mm_struct *owner;	/* constant, mmgrab(): the guest's own process */
 	u64 bytes;			/* constant, memfd is sealed */
 	char name[KVM_SPAN_NAME_LEN];
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the patched places of KVM call. A VM that never joined a span costs one
- * load and a branch in each of them.
+ * What the patched places of KVM call. A VM that never joined a span costs a
+ * few loads and branches in each of them.
  */
 #ifndef KVM_SPAN_HOOKS_H
 #define KVM_SPAN_HOOKS_H
@@ -13,29 +13,17 @@
 int kvm_span_init(void);
 void kvm_span_exit(void);
 
-bool __kvm_span_window(struct kvm *kvm, unsigned long hva, bool *fenced);
+bool __kvm_span_fenced(struct kvm *kvm, unsigned long hva);
+kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn);
 int kvm_span_pause(struct kvm_vcpu *vcpu);
 
 /* Is this address inside a window that was taken away from the VM? */
 static inline bool kvm_span_fenced(struct kvm *kvm, struct kvm_memory_slot *slot,
 				   gfn_t gfn)
 {
-	bool fenced;
-
 	if (likely(!atomic_read(&kvm->arch.span.fenced)))
 		return false;
-	return __kvm_span_window(kvm, __gfn_to_hva_memslot(slot, gfn), &fenced) &&
-	       fenced;
-}
-
-/* Is this address inside a window, fenced or not? */
-static inline bool kvm_span_window(struct kvm *kvm, gfn_t gfn)
-{
-	bool fenced;
-
-	if (likely(!atomic_read(&kvm->arch.span.joined)))
-		return false;
-	return __kvm_span_window(kvm, gfn_to_hva(kvm, gfn), &fenced);
+	return __kvm_span_fenced(kvm, __gfn_to_hva_memslot(slot, gfn));
 }
 
 #else /* !CONFIG_KVM_SPAN */
@@ -49,9 +37,9 @@ static inline bool kvm_span_fenced(struct kvm *kvm, struct kvm_memory_slot *slot
 	return false;
 }
 
-static inline bool kvm_span_window(struct kvm *kvm, gfn_t gfn)
+static inline kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn)
 {
-	return false;
+	return gfn_to_pfn(kvm, gfn);
 }
 
 static inline int kvm_span_pause(struct kvm_vcpu *vcpu) { return 0; }

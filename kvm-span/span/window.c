@@ -374,26 +374,25 @@ u64 kvm_span_window_bytes(struct kvm_span_member *member)
 	return bytes;
 }
 
-/* For KVM: does the VM's address lie in a window, and is that fenced? */
-bool __kvm_span_window(struct kvm *kvm, unsigned long hva, bool *fenced)
+/* For KVM: does the VM's address lie in a window that was taken away? */
+bool __kvm_span_fenced(struct kvm *kvm, unsigned long hva)
 {
 	struct kvm_span_member *member;
 	struct vm_area_struct *vma;
-	bool found;
+	bool fenced = false;
 
 	if (kvm_is_error_hva(hva))
 		return false;
 	mmap_read_lock(kvm->mm);
 	vma = vma_lookup(kvm->mm, hva);
-	found = vma && vma->vm_ops == &kvm_span_window_vm_ops;
-	if (found) {
+	if (vma && vma->vm_ops == &kvm_span_window_vm_ops) {
 		member = vma->vm_private_data;
-		*fenced = READ_ONCE(member->state) != KVM_SPAN_JOINED;
-		if (*fenced)
+		fenced = READ_ONCE(member->state) != KVM_SPAN_JOINED;
+		if (fenced)
 			kvm_span_member_refused(member);
 	}
 	mmap_read_unlock(kvm->mm);
-	return found;
+	return fenced;
 }
 
 /*
