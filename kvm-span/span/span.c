@@ -13,6 +13,7 @@
 #include <linux/poll.h>
 #include <linux/rculist.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -284,7 +285,12 @@ static void kvm_span_untake_event(struct kvm_span *s, struct kvm_span_member *me
 				  const struct kvm_span_event *event)
 {
 	spin_lock(&s->lock);
-	if (!(member->events & BIT(event->type))) {
+	/*
+	 * Another reader may have read LEFT meanwhile, and the record is off
+	 * the list: nobody could take the event, but everybody would see that
+	 * there is one.
+	 */
+	if (!list_empty(&member->node) && !(member->events & BIT(event->type))) {
 		member->events |= BIT(event->type);
 		s->nr_events++;
 	}
@@ -310,6 +316,9 @@ static ssize_t kvm_span_read(struct file *file, char __user *buf, size_t count,
 			break;
 		if (!member && (file->f_flags & O_NONBLOCK))
 			return -EAGAIN;
+		/* The wait does not look at signals where it need not wait. */
+		if (!member && signal_pending(current))
+			return -ERESTARTSYS;
 		if (!member) {
 			r = wait_event_interruptible(s->wait, READ_ONCE(s->nr_events));
 			if (r)

@@ -6,6 +6,9 @@
  */
 #include "spanlib.h"
 
+#include <linux/userfaultfd.h>
+#include <sys/syscall.h>
+
 /* A page whose successor is not mapped, to end structures exactly there. */
 static uint8_t *edge_page(int prot)
 {
@@ -445,6 +448,70 @@ static void t_blocking_read(void)
 	CHECK((long)type == KVM_SPAN_EVENT_LEFT, "%ld", (long)type);
 }
 
+struct slow_read {
+	int span;
+	void *buffer;
+	ssize_t r;
+	int error;
+};
+
+static void *slow_reader(void *arg)
+{
+	struct slow_read *s = arg;
+
+	s->r = read(s->span, s->buffer, sizeof(struct kvm_span_event));
+	s->error = errno;
+	return NULL;
+}
+
+/*
+ * A reader holds JOINED while its buffer's page fault waits; another reads
+ * LEFT, which ends the record; then the first one's buffer goes away. The event
+ * must not come back to a record that is gone: the descriptor would be ready
+ * for ever, with nothing to read.
+ */
+static void t_event_undelivered(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int memfd, span = span_new(&memfd), member, uffd;
+	struct pollfd p = { .fd = span, .events = POLLIN };
+	struct slow_read s = { .span = span };
+	struct kvm_span_event e = {};
+	struct uffd_msg msg;
+	pthread_t thread;
+
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (uffd < 0 && errno == ENOSYS)
+		ktap_skip("no userfaultfd in this kernel");
+	MUST(uffd);
+	MUST(ioctl(uffd, UFFDIO_API, &api));
+	s.buffer = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(s.buffer == MAP_FAILED ? -1 : 0);
+	reg.range.start = (uintptr_t)s.buffer;
+	reg.range.len = PAGE;
+	MUST(ioctl(uffd, UFFDIO_REGISTER, &reg));
+
+	member = MUST(span_grant(span, ACCESS_RW, "L1a", NULL));
+	MUST(span_join(member, vm_new()));
+	MUST(pthread_create(&thread, NULL, slow_reader, &s) ? -1 : 0);
+	/* The fault's message: JOINED was taken, and the copy waits. */
+	MUST(read(uffd, &msg, sizeof(msg)));
+	close(member);
+	e = span_event(span, 2000);
+	CHECK(e.type == KVM_SPAN_EVENT_LEFT, "%u", e.type);
+	MUST(munmap(s.buffer, PAGE));
+	close(uffd);
+	MUST(pthread_join(thread, NULL) ? -1 : 0);
+	CHECK(s.r == -1 && s.error == EFAULT, "%zd: %s", s.r, strerror(s.error));
+	CHECK(poll(&p, 1, 0) == 0, "ready, with nothing to read");
+	MUST(fcntl(span, F_SETFL, O_NONBLOCK));
+	CHECK_ERR(read(span, &e, sizeof(e)), EAGAIN);
+	/* The descriptor still works. */
+	close(MUST(span_grant(span, ACCESS_RW, "L1a", NULL)));
+	CHECK(span_event(span, 2000).type == KVM_SPAN_EVENT_LEFT, "no LEFT event");
+}
+
 static bool file_has(const char *path, const char *text)
 {
 	char buf[4096];
@@ -503,6 +570,7 @@ int main(void)
 		{ "members and stats", t_query },
 		{ "events", t_events },
 		{ "blocking read", t_blocking_read },
+		{ "event that was not delivered", t_event_undelivered },
 		{ "fdinfo", t_fdinfo },
 		{ "unread events are bounded", t_records },
 	};
