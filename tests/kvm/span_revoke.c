@@ -7,6 +7,16 @@
  */
 #include "spanlib.h"
 
+#include <linux/userfaultfd.h>
+#include <sys/syscall.h>
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#endif
+
 /* l: eax++, [window + offset] = eax, jump to l */
 static size_t code_hammer(uint8_t *code, uint32_t offset)
 {
@@ -274,6 +284,77 @@ static void t_kernel_access(void)
 	CHECK(pread(mem, buf, 1, (uintptr_t)w) == -1, "read through /proc/self/mem");
 	CHECK(madvise(w, MEM_BYTES, MADV_POPULATE_READ) == -1, "populated");
 	CHECK(mlock(w, PAGE) == -1, "locked");
+}
+
+/*
+ * MADV_COLLAPSE maps huge pages that are in the page cache, past the window's
+ * own fault handler: it must leave windows alone.
+ */
+static void t_collapse(void)
+{
+	int memfd, span = span_new(&memfd);
+	uint8_t *w, *base;
+	uint32_t id;
+	size_t i;
+
+	/* Where the memory may be collapsed, so that nothing else refuses. */
+	base = mmap(NULL, MEM_BYTES + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	base = (uint8_t *)(((uintptr_t)base + HUGE - 1) & ~(HUGE - 1));
+	MUST(mmap(base, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0) == MAP_FAILED ? -1 : 0);
+	memset(base, 1, MEM_BYTES);
+	if (madvise(base, HUGE, MADV_COLLAPSE))
+		ktap_skip("MADV_COLLAPSE: no huge page to be had");
+	w = member_new(span, ACCESS_RW, "a", &id, NULL);
+	CHECK(!((uintptr_t)w & (HUGE - 1)), "%p", w);
+	for (i = 0; i < MEM_BYTES; i += PAGE)
+		CHECK(w[i] == 1, "%u at %#zx", w[i], i);
+	CHECK_ERR(madvise(w, MEM_BYTES, MADV_COLLAPSE), EINVAL);
+	MUST(span_revoke(span, id));
+	CHECK_ERR(madvise(w, MEM_BYTES, MADV_COLLAPSE), EINVAL);
+	/* The controller's huge page comes about again; the window has none. */
+	MUST(madvise(base, MEM_BYTES, MADV_COLLAPSE));
+	for (i = 0; i < MEM_BYTES; i += HUGE)
+		CHECK(touch(w + i, false) == SIGBUS, "readable at %#zx", i);
+}
+
+/*
+ * A userfaultfd would make fork() copy page-table entries, past the window's own
+ * fault handler: none may be had for a window.
+ */
+static void t_userfaultfd(void)
+{
+	static const uint64_t modes[] = { UFFDIO_REGISTER_MODE_WP, UFFDIO_REGISTER_MODE_MISSING };
+	int memfd, span = span_new(&memfd), uffd;
+	uint8_t *w = member_new(span, ACCESS_RW, "a", NULL, NULL), *anon;
+	struct uffdio_register reg = {};
+	struct uffdio_api api;
+	size_t i;
+
+	anon = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(anon == MAP_FAILED ? -1 : 0);
+	w[0] = 1;
+	for (i = 0; i < 4; i++) {
+		/* Plain, and in the mode that takes mappings of any kind. */
+		api = (struct uffdio_api){ .api = UFFD_API, .features = i & 2 ? UFFD_FEATURE_WP_ASYNC : 0 };
+		uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+		if (uffd < 0 && errno == ENOSYS)
+			ktap_skip("no userfaultfd in this kernel");
+		MUST(uffd);
+		if (ioctl(uffd, UFFDIO_API, &api)) {
+			close(uffd);
+			continue;
+		}
+		reg.mode = modes[i & 1];
+		reg.range.start = (uintptr_t)w;
+		reg.range.len = MEM_BYTES;
+		CHECK_ERR(ioctl(uffd, UFFDIO_REGISTER, &reg), EINVAL);
+		/* It is the window that is refused. */
+		reg.mode = UFFDIO_REGISTER_MODE_MISSING;
+		reg.range.start = (uintptr_t)anon;
+		reg.range.len = PAGE;
+		CHECK(ioctl(uffd, UFFDIO_REGISTER, &reg) == 0, "%s", strerror(errno));
+		close(uffd);
+	}
 }
 
 /* A member in a process of its own that writes a counter. Never returns. */
@@ -623,6 +704,8 @@ int main(void)
 		{ "the vCPU goes on when the range is emptied", t_vcpu_goes_on },
 		{ "others go on", t_others_go_on },
 		{ "kernel access for the process", t_kernel_access },
+		{ "MADV_COLLAPSE", t_collapse },
+		{ "userfaultfd", t_userfaultfd },
 		{ "running process", t_running_process },
 		{ "stopped process", t_stopped_process },
 		{ "killed process", t_killed_process },

@@ -85,6 +85,13 @@ struct kvm_span_grant {
  * and no TLB of that member reaches the guest's memory, whatever the member's
  * processes do; they need not cooperate. Idempotent for a member that was
  * revoked or has left; ENOENT for an id that was never granted.
+ *
+ * The exception: pages that the member's own process on L0 pinned before, by
+ * vmsplice, process_vm_readv/writev, O_DIRECT, MSG_ZEROCOPY, io_uring fixed
+ * buffers, AF_XDP, RDMA or VFIO, stay reachable for what pinned them until it
+ * lets go. The L1, a VM, cannot pin by itself. Against a QEMU process that was
+ * taken over, a system-call filter that denies it these is part of the
+ * guarantee.
  */
 struct kvm_span_revoke {
 	__u32 size;
