@@ -2,7 +2,7 @@
 /*
  * /dev/spanN as the driver's header promises it. Runs in an L1.
  *
- *	span_port_dev --empty		no guest is attached
+ *	span_port_dev --empty		no guest is attached (asks to be detached)
  *	span_port_dev --rw | --ro	one is, with that access
  *	span_port_dev --after-detach	opens and maps everything, prints READY,
  *					waits for the detach and looks again
@@ -209,6 +209,18 @@ static void ring_shared(int fd)
 }
 
 /* --- no guest --- */
+
+/* Another test may have left one attached. */
+static void become_empty(void)
+{
+	struct pollfd p = { .fd = open(DEVICE, O_RDONLY | O_CLOEXEC), .events = POLLPRI };
+
+	if (p.fd < 0)
+		return;
+	MUST(ioctl(p.fd, SPAN_PORT_DETACH));
+	MUST(poll(&p, 1, 10000));
+	close(p.fd);
+}
 
 static void empty_open(void)
 {
@@ -662,8 +674,10 @@ int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
 
-	if (!strcmp(mode, "--empty"))
+	if (!strcmp(mode, "--empty")) {
+		become_empty();
 		return RUN(empty_tests);
+	}
 	want_ro = !strcmp(mode, "--ro") || (argc > 2 && !strcmp(argv[2], "--ro"));
 	if (!strcmp(mode, "--rw") || !strcmp(mode, "--ro"))
 		return RUN(attached_tests);

@@ -19,17 +19,22 @@ def detach(m, name):
     return m.qmp("guest", "span-detach", {"guest": "span0", "name": name})
 
 
+def end(m, name):
+    """Detach it if it is attached; the machine is shared with other tests."""
+    if any(p["name"] == name for s in m.qmp("guest", "query-span") for p in s["members"]):
+        detach(m, name)
+        m[name].run(f"spanctl wait {DEV} --detached --timeout 10")
+
+
 @contextlib.contextmanager
 def attached(m, name, access="rw"):
+    end(m, name)
     attach(m, name, access)
     try:
         yield m[name]
     finally:
         if not m[name].lost:
-            left = any(p["name"] == name for s in m.qmp("guest", "query-span") for p in s["members"])
-            if left:
-                detach(m, name)
-                m[name].run(f"spanctl wait {DEV} --detached --timeout 10")
+            end(m, name)
 
 
 def status(level, command, timeout=60):
@@ -39,6 +44,7 @@ def status(level, command, timeout=60):
 @case("mem/port-tool", topology=TOPOLOGY, tags=("fast", "debug"), timeout=200)
 def port_tool(m):
     l1 = m["L1a"]
+    end(m, "L1a")
     equal(status(l1, f"spanctl read {DEV} 0 16")[0], 3, "reading while detached")
     equal(status(l1, f"spanctl wait {DEV} --attached --timeout 0.1")[0], 4, "a wait that ends by its timeout")
     equal(json.loads(l1.sh("spanctl --json list"))[0]["attached"], False, "list while detached")
