@@ -55,7 +55,7 @@ selftests: kernel-trimmed	## KVM selftests and our one-file tests
 images: bochs qemu kernel kvm port tools selftests	## boot images of all levels
 	@scripts/build-images
 
-unit:			## unit tests on the host (ASan, UBSan)
+unit: tools qemu kvm-trimmed	## unit tests on the host (ASan, UBSan)
 	@tests/run --filter '^unit/'
 
 test: images		## every test; with the debug kernel first, if it is chosen
