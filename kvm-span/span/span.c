@@ -180,18 +180,18 @@ kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn)
 
 	for (;;) {
 		ended = atomic_read(&kvm_spans_ended);
-		smp_rmb();
+		smp_rmb();	/* count first, then take the page */
 		pfn = gfn_to_pfn(kvm, gfn);
 		if (is_error_noslot_pfn(pfn))
 			return pfn;
-		smp_rmb();
+		smp_rmb();	/* a page that a window showed: its span is listed, */
 		if (unlikely(atomic_read(&kvm_spans_nr)) && kvm_span_foreign_page(kvm, pfn)) {
 			kvm_release_pfn_clean(pfn);
 			trace_kvm_span_refuse("pin", "a Span guest's page for a nested guest", 0,
 					      -EINVAL);
 			return KVM_PFN_ERR_FAULT;
 		}
-		smp_rmb();
+		smp_rmb();	/* or has ended, pairs with kvm_span_free() */
 		if (likely(atomic_read(&kvm_spans_ended) == ended))
 			return pfn;
 		kvm_release_pfn_clean(pfn);
