@@ -25,6 +25,7 @@ class PastTheDriver:
         slot = self.device.split("/")[-1]
         self.level.run(f"echo {slot} >/sys/bus/pci/drivers/span_port/unbind && echo 1 >{self.device}/enable")
         self.tool = Memory(self.level, f"--size {self.size} {self.device}/resource2")
+        self.tool.device = self.device
         return self.tool
 
     def __exit__(self, *exc):
@@ -162,11 +163,46 @@ def detach_shuts(m):
     bring(m, "L1a", "rw")
     a = Memory(m["L1a"])
     equal(a.read(page.offset, 16), page.mark, "after attaching again")
+    # 8590 ms are a hair more than 2^33 ns: a deadline that wraps would be over at once.
+    equal(detach(m, "L1a", timeout_ms=8590)["forced"], False, "forced, with a long timeout")
+    wait_driver(m, "L1a", "detached")
+    attach(m, "L1a", "rw", timeout_ms=8590)
     take(m, "L1a")
     bring(m, "L1a", "rw")
     equal(a.read(page.offset, 16), "SIGBUS", "a mapping of the attachment before")
     check(str(a.pread(page.offset, 16)).startswith("error E"), "a file of the attachment before")
     equal(Memory(m["L1a"]).read(page.offset, 16), page.mark, "a new mapping")
+
+
+@case("mem/l1-moves-the-window", tags=("fast",), timeout=300, **TWO)
+def moves_window(m):
+    """An L1 puts its window where KVM takes no memory: it sees none of it, and loses nothing but that."""
+    settle(m)
+    base = base_memory(m)
+    page = GuestPage(m, base)
+    l1 = m["L1a"]
+    bring(m, "L1a", "rw")
+    with PastTheDriver(l1, base.size) as raw:
+        equal(raw.read(page.offset, 16), page.mark, "the window where it was")
+        high = 0x10 + 4 * 2 + 4
+        old = l1.sh(f"dd if={raw.device}/config bs=4 skip={high // 4} count=1 2>/dev/null | od -An -b")
+        check(old.split(), "no address in the BAR")
+
+        def program(octets):
+            data = "".join("\\0" + o for o in octets)
+            l1.run(f"printf '%b' '{data}' | dd of={raw.device}/config bs=4 seek={high // 4} conv=notrunc")
+
+        program(["000", "000", "020", "000"])  # 2^52, beyond any CPU's physical addresses
+        equal(l1.sh("echo alive"), "alive", "the L1 with its window out of reach")
+        check(raw.read(page.offset, 16) != page.mark, "the window is still where it was")
+        detach(m, "L1a")
+        attach(m, "L1a", "rw")
+        equal(l1.sh("echo alive"), "alive", "the L1 after an attach to a window out of reach")
+        check(raw.read(page.offset, 16) != page.mark, "an attachment to a window out of reach is seen")
+        program(old.split())
+        equal(raw.read(page.offset, 16), page.mark, "the window where it was, again")
+    equal(page.read(), page.mark, "the guest's page")
+    detach(m, "L1a")
 
 
 @case("mem/detach-stops-a-writer", tags=("fast", "debug"), timeout=200, **TWO)

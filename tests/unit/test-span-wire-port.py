@@ -121,6 +121,7 @@ def nonsense(port, null):
             ("type", header(77, 0), ()),
             ("length", header(OFFER, 0xffffffff) + zero, ()),
             ("sequence", offer(seq=2), ()),
+            ("generation", header(OFFER, 48, generation=1) + offer()[24:], ()),
             ("no_memory", offer(size=0), ()),
             ("access", offer(access=2), ()),
             ("name", offer(name=b"a b"), ()),

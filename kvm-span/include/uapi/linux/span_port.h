@@ -26,7 +26,7 @@
 #define SPAN_PORT_BAR_REGS	0	/* 4 KiB, 32-bit */
 #define SPAN_PORT_BAR_MSIX	1	/* 4 KiB, 32-bit */
 #define SPAN_PORT_BAR_WINDOW	2	/* window-size, 64-bit prefetchable */
-#define SPAN_PORT_BAR_RING	4	/* SPAN_RING_BYTES of RAM, 64-bit prefetchable */
+#define SPAN_PORT_BAR_RING	4	/* SPAN_RING_BYTES of RAM, 32-bit */
 
 /* Registers: naturally aligned 4-byte access; other accesses read 0. */
 #define SPAN_REG_MAGIC		0x00	/* R: SPAN_PORT_MAGIC */
