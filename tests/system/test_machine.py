@@ -75,8 +75,9 @@ def vm_files(m):
     check(m.exits("L1a") > before, "exits are counted")
 
 
-@case("machine/vm-crash-is-seen", topology="nested", modules="stock", expect=("L1a: .*",))
+@case("machine/vm-crash-is-seen", topology="nested", modules="stock", fresh=True, expect=("L1a: .*",))
 def vm_crash(m):
+    # A machine of its own: with L1a the L2 that it ran is gone.
     vm = m["L1a"]
     before, boots = len(vm.events), vm.endpoint.boots
     p = vm.spawn("echo c >/proc/sysrq-trigger")
