@@ -30,6 +30,18 @@ DEFAULTS = {
 }
 
 
+def chosen(name, default):
+    """A number from .config (make menuconfig), else the default of Kconfig."""
+    try:
+        with open(os.path.join(paths.TOP, ".config"), encoding="utf-8") as f:
+            for line in f:
+                if line.startswith(f"CONFIG_{name}="):
+                    return int(line.partition("=")[2])
+    except FileNotFoundError:
+        pass
+    return default
+
+
 class TopologyError(Exception):
     pass
 
@@ -41,6 +53,9 @@ class Level:
                                       "l1" if name.startswith("L1") else "plain")
         self.role = "L0" if name == "L0" else role
         merged = dict(DEFAULTS[self.role])
+        if self.role == "L0":
+            merged = {"memory": chosen("MACHINE_MEMORY", merged["memory"]),
+                      "cpus": chosen("MACHINE_CPUS", merged["cpus"])}
         merged.update(values)
         for key in KEYS:
             setattr(self, key, merged.get(key))
