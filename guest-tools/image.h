@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define NOT_FOUND UINT64_MAX
 
@@ -41,5 +42,22 @@ bool phys_read(struct image *img, uint64_t phys, void *buf, size_t len);
  * bytes of @first are, or NOT_FOUND.
  */
 uint64_t image_find(struct image *img, uint64_t from, uint64_t to, uint32_t first);
+
+/* A number at any alignment, in a copy. */
+static inline uint64_t load64(const uint8_t *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+static inline uint32_t load32(const uint8_t *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
 
 #endif

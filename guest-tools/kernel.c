@@ -31,22 +31,6 @@ struct btf_head {
 	uint32_t hdr_len, type_off, type_len, str_off, str_len;
 };
 
-static uint64_t get64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
 bool translate(struct image *img, uint64_t pgd, int levels, uint64_t va, uint64_t *phys)
 {
 	uint64_t table = pgd & ENTRY_ADDRESS, entry, low;
@@ -129,11 +113,11 @@ static bool try_init_task(struct image *img, struct kernel *k, uint64_t offset, 
 	if (strncmp((char *)task + at->comm, "swapper/0", at->comm_len) &&
 	    strncmp((char *)task + at->comm, "swapper", at->comm_len))
 		return false;
-	self = get64(task + at->real_parent);
-	if (self < KERNEL_IMAGE_VA || self != get64(task + at->group_leader))
+	self = load64(task + at->real_parent);
+	if (self < KERNEL_IMAGE_VA || self != load64(task + at->group_leader))
 		return false;
-	if (get32(task + at->pid) || get32(task + at->tgid) || get64(task + at->mm) ||
-	    !(get32(task + at->flags) & PF_KTHREAD))
+	if (load32(task + at->pid) || load32(task + at->tgid) || load64(task + at->mm) ||
+	    !(load32(task + at->flags) & PF_KTHREAD))
 		return false;
 	k->init_task = self;
 	k->init_task_phys = image_phys(img, offset);
@@ -147,7 +131,7 @@ static bool try_pgd(struct image *img, struct kernel *k, uint64_t pgd, int level
 {
 	const struct layout *at = &k->at;
 	uint64_t head = k->init_task + at->tasks;
-	uint64_t next = get64(task + at->tasks + at->list_next);
+	uint64_t next = load64(task + at->tasks + at->list_next);
 	uint64_t phys, prev;
 
 	if (!translate(img, pgd, levels, k->init_task, &phys) || phys != k->init_task_phys)
@@ -166,7 +150,7 @@ static bool try_pgd(struct image *img, struct kernel *k, uint64_t pgd, int level
  */
 static int levels_of(const struct kernel *k, const uint8_t *task)
 {
-	uint64_t next = get64(task + k->at.tasks + k->at.list_next);
+	uint64_t next = load64(task + k->at.tasks + k->at.list_next);
 
 	return next >> 47 == 0x1ffff ? 4 : 5;
 }
@@ -175,7 +159,7 @@ static int levels_of(const struct kernel *k, const uint8_t *task)
 static bool pgd_of_init_mm(struct image *img, struct kernel *k, const uint8_t *task)
 {
 	uint64_t delta = k->init_task - k->init_task_phys;
-	uint64_t mm = get64(task + k->at.active_mm), pgd;
+	uint64_t mm = load64(task + k->at.active_mm), pgd;
 
 	if (mm < KERNEL_IMAGE_VA || !phys_read(img, mm - delta + k->at.mm_pgd, &pgd, 8))
 		return false;

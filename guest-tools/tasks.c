@@ -37,22 +37,6 @@ void printable(char *dst, size_t dst_len, const char *src, size_t src_len)
 	dst[n] = 0;
 }
 
-static uint64_t get64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
 /* Bits as in the kernel's include/linux/sched.h; letters as in ps(1). */
 static char state_letter(uint64_t state, uint32_t exit_state)
 {
@@ -116,21 +100,21 @@ static bool read_task(struct image *img, const struct kernel *k, uint64_t va,
 	if (!kernel_read(img, k, va, raw, at->task_bytes))
 		return false;
 	t->va = va;
-	t->pid = get32(raw + at->pid);
+	t->pid = load32(raw + at->pid);
 	/* the list holds thread group leaders */
-	if (!t->pid || t->pid > MAX_PID || t->pid != get32(raw + at->tgid) ||
-	    get64(raw + at->group_leader) != va)
+	if (!t->pid || t->pid > MAX_PID || t->pid != load32(raw + at->tgid) ||
+	    load64(raw + at->group_leader) != va)
 		return false;
-	if (!kernel_read(img, k, get64(raw + at->real_parent) + at->tgid, &t->ppid, 4))
+	if (!kernel_read(img, k, load64(raw + at->real_parent) + at->tgid, &t->ppid, 4))
 		return false;
-	cred = get64(raw + at->cred);
+	cred = load64(raw + at->cred);
 	if (!kernel_read(img, k, cred + at->cred_uid, &t->uid, 4))
 		return false;
 	memcpy(&state, raw + at->state, at->state_bytes);
-	t->state = state_letter(state, get32(raw + at->exit_state));
-	t->kernel_thread = get32(raw + at->flags) & PF_KTHREAD;
+	t->state = state_letter(state, load32(raw + at->exit_state));
+	t->kernel_thread = load32(raw + at->flags) & PF_KTHREAD;
 	printable(t->comm, sizeof(t->comm), (char *)raw + at->comm, at->comm_len);
-	mm = get64(raw + at->mm);
+	mm = load64(raw + at->mm);
 	if (mm && !t->kernel_thread)
 		read_args(img, k, mm, t);
 	return true;
@@ -190,11 +174,11 @@ static bool one_pass(struct image *img, const struct kernel *k, uint8_t *raw,
 	while (next != head) {
 		if (list->count >= most ||
 		    !read_task(img, k, next - at->tasks, raw, &t) ||
-		    get64(raw + at->tasks + at->list_prev) != cur ||
+		    load64(raw + at->tasks + at->list_prev) != cur ||
 		    !append(list, &room, &t))
 			return false;
 		cur = next;
-		next = get64(raw + at->tasks + at->list_next);
+		next = load64(raw + at->tasks + at->list_next);
 	}
 	/* the way round must be closed as well */
 	if (!kernel_read(img, k, head + at->list_prev, &next, 8) || next != cur)
