@@ -14,13 +14,14 @@
  *   span fd         held by the guest's controller on L0: the right to let
  *                   others in and to throw them out. KVM_SPAN_GRANT,
  *                   KVM_SPAN_REVOKE, KVM_SPAN_GET_STATS, KVM_SPAN_GET_MEMBER,
- *                   poll(), read() of struct kvm_span_event.
+ *                   KVM_SPAN_WRITTEN, poll(), read() of struct kvm_span_event.
  *   member fd       the capability that KVM_SPAN_GRANT makes. The controller
  *                   hands it to the QEMU process of an L1 (SCM_RIGHTS); that
  *                   process uses it up with KVM_SPAN_JOIN and then maps the
  *                   guest's memory with mmap(). There is no other way in:
  *                   the memfd itself is never handed over, and nothing can be
- *                   joined by naming an id.
+ *                   joined by naming an id. Watches (events, protection,
+ *                   logs) are made on it as far as it was granted the rights.
  *
  * Every structure begins with its own size. The kernel accepts a longer one
  * if what it does not know is zero (E2BIG otherwise) and a shorter one down to
@@ -40,8 +41,24 @@
 /* What a member may do with the guest's memory. W implies R. */
 #define KVM_SPAN_ACCESS_R	(1u << 0)
 #define KVM_SPAN_ACCESS_W	(1u << 1)
+#define KVM_SPAN_ACCESS_X	(1u << 2)	/* watches only, never granted */
 
 #define KVM_SPAN_FEATURE_MEMORY	(1ull << 0)	/* grant, join, mmap, revoke */
+#define KVM_SPAN_FEATURE_WATCH	(1ull << 1)	/* watches: events and protection */
+#define KVM_SPAN_FEATURE_LOG	(1ull << 2)	/* watches: logs of written pages */
+#define KVM_SPAN_FEATURE_PML	(1ull << 3)	/* ... by PML for guests of L0 */
+#define KVM_SPAN_FEATURE_NESTED_PML (1ull << 4)	/* ... and for nested guests */
+
+/* What a member may do with watches. */
+#define KVM_SPAN_RIGHT_NOTIFY	(1u << 0)	/* be told of accesses */
+#define KVM_SPAN_RIGHT_BLOCK	(1u << 1)	/* and let them wait for an answer */
+#define KVM_SPAN_RIGHT_DENY	(1u << 2)	/* answer "no"; protect */
+#define KVM_SPAN_RIGHT_LOG	(1u << 3)	/* ask which pages were written */
+
+#define KVM_SPAN_MAX_WATCHES	8	/* of one member */
+#define KVM_SPAN_DEADLINE_MIN	1000u		/* microseconds */
+#define KVM_SPAN_DEADLINE_DEFAULT 100000u
+#define KVM_SPAN_DEADLINE_MAX	5000000u
 
 /* KVM_SPAN_GET_INFO: what this kernel offers. */
 struct kvm_span_info {
@@ -78,7 +95,15 @@ struct kvm_span_grant {
 	__u32 access;		/* KVM_SPAN_ACCESS_* */
 	__u32 member;		/* out: id within this span, never used again */
 	__u8 name[KVM_SPAN_NAME_LEN];	/* the L1's, unique among live members */
+	__u32 rights;		/* KVM_SPAN_RIGHT_*; 0 if the caller's is shorter */
+	__u32 max_deadline_us;	/* of its watches; 0: KVM_SPAN_DEADLINE_DEFAULT */
 };
+
+/*
+ * Flag of KVM_SPAN_GRANT: a member without a VM, for a service on L0. access
+ * is 0; it neither joins nor maps, but has watches.
+ */
+#define KVM_SPAN_GRANT_WATCHER	(1u << 0)
 
 /*
  * KVM_SPAN_REVOKE: fence a member. When this returns 0, no vCPU, no process
@@ -155,6 +180,185 @@ struct kvm_span_stats {
 	__u64 leaves;
 	__u64 faults;
 	__u64 refused;
+	/* Second version. EPT faults of VMs on pages of this guest: */
+	__u64 ept_guest;	/* of the guest run by L0 (EPT_Guest) */
+	__u64 ept_shadow;	/* of the guest run by an L1 (Shadow EPT) */
+	__u64 ept_l1;		/* of an L1's own access (EPT_L1) */
+	__u64 ept_masked;	/* of those three: stopped by a watch */
+	__u64 remaps;		/* a Virtual EPT led to another page than L0's */
+	__u64 events;		/* given to watches, each watch counts */
+	__u64 notices;
+	__u64 timeouts;		/* answers that did not come in time */
+	__u64 denials;		/* accesses that were denied */
+	__u64 lifted;		/* allowed by opening the page for a moment */
+	__u64 logged;		/* pages put into logs, each log counts */
+	__u64 pages_zapped;	/* 4 KiB pages taken out of EPTs for watches */
+	__u32 watches;
+	__u32 pending;		/* accesses that wait now */
+};
+
+/*
+ * A watch is one party's interest in the guest's memory: what it subscribes
+ * to, what it protects, its log. Each keeps its own values; what a page allows
+ * is the least of all. Made and used on a member fd (member joined, or a
+ * watcher); at most KVM_SPAN_MAX_WATCHES. Ends with KVM_SPAN_WATCH_DESTROY,
+ * with the member, or when the member is revoked; its masks are gone with it
+ * and those of all others stay.
+ *
+ * (Span paper, section 4.4, "memory event subscription"; the log is ours.)
+ */
+#define KVM_SPAN_ALLOW		1
+#define KVM_SPAN_DENY		2
+
+struct kvm_span_watch_create {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 deadline_us;	/* an access waits that long; 0: the default */
+	__u32 on_timeout;	/* KVM_SPAN_ALLOW or, with the right, _DENY */
+	__u32 watch;		/* out: id, 1 to KVM_SPAN_MAX_WATCHES, reused */
+	__u32 pad;		/* 0 */
+};
+
+struct kvm_span_watch_destroy {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 watch;
+	__u32 pad;		/* 0 */
+};
+
+/*
+ * KVM_SPAN_SUBSCRIBE: from now on tell this watch of accesses of these kinds
+ * to these pages, by the guest on L0, by the guest on any L1 and by other L1s
+ * through their windows. An L1's own access through its window is not told to
+ * its own watches. When it returns, no TLB lets such an access pass untold.
+ *
+ * MODE_BLOCK: the access waits until every watch that was told has answered,
+ * or its deadline is over. MODE_NOTIFY: it goes on; the page leaves the
+ * subscription (subscribe again to hear of it again). MODE_LOG (access W
+ * only): the page is put into the watch's log, see KVM_SPAN_LOG_FETCH; all
+ * pages of the range are in it at first.
+ *
+ * A page that may not be read cannot be mapped at all, so R stands for any
+ * access: R|W|X.
+ *
+ * KVM_SPAN_UNSUBSCRIBE (mode 0): the kinds of access leave the subscription,
+ * whatever their mode; W also ends the log of these pages.
+ *
+ * KVM_SPAN_PROTECT: the access that this watch allows on these pages, for
+ * everybody, the L1 itself included; access is what stays allowed (R, W, X in
+ * any combination in which W and X come with R), mode is 0. What it does not
+ * allow is denied at once and told to the watch (SPAN_EVENT_F_VIOLATION).
+ */
+#define KVM_SPAN_MODE_BLOCK	1
+#define KVM_SPAN_MODE_NOTIFY	2
+#define KVM_SPAN_MODE_LOG	3
+
+struct kvm_span_range {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 watch;
+	__u32 access;		/* KVM_SPAN_ACCESS_* */
+	__u32 mode;
+	__u32 pad;		/* 0 */
+	__u64 first;		/* page of the guest's memory file */
+	__u64 pages;		/* at least 1 */
+};
+
+/*
+ * KVM_SPAN_ANSWER: answer to one event. ENOENT when the access does not wait
+ * (any more), or was not told to this watch.
+ */
+#define KVM_SPAN_ANSWER_CANCEL	(1u << 0)	/* the page leaves the subscription */
+
+struct kvm_span_answer {
+	__u32 size;
+	__u32 flags;		/* KVM_SPAN_ANSWER_* */
+	__u64 event;
+	__u32 watch;
+	__u32 verdict;		/* KVM_SPAN_ALLOW, KVM_SPAN_DENY */
+};
+
+/*
+ * KVM_SPAN_RING, on a member fd, once: the ring of events and answers. mmap()
+ * of the member fd at KVM_SPAN_RING_OFFSET with KVM_SPAN_RING_BYTES (MAP_SHARED,
+ * by the process that made it) shows it: two rings of the span-port's format
+ * (<linux/span_port.h>, struct span_ring): answers (the user produces) at 0,
+ * events (the kernel produces) at KVM_SPAN_RING_BYTES / 2. Messages are
+ * SPAN_MSG_EVENT, SPAN_MSG_LOST, SPAN_MSG_ANSWER, little-endian; generation is
+ * 0. event_fd is signalled when a message was put; a signal on doorbell_fd
+ * tells the kernel to look for answers. Either may be -1. Without a ring,
+ * events of a watch are not delivered: its accesses go by on_timeout at once.
+ */
+#define KVM_SPAN_RING_OFFSET	(1ull << 42)
+#define KVM_SPAN_RING_BYTES	32768
+
+struct kvm_span_ring {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__s32 event_fd;
+	__s32 doorbell_fd;
+};
+
+/*
+ * KVM_SPAN_LOG_FETCH: which pages of [first, first + pages) were written since
+ * they were last fetched (or subscribed), and start anew for those. Returns as
+ * many ranges as fit and how far it got; a page is cleared only if it was
+ * returned. What is written while the call runs is in this answer or the next.
+ * The log has a bit for each page: it cannot overflow.
+ */
+struct kvm_span_log_range {
+	__u64 first;
+	__u64 pages;
+};
+
+struct kvm_span_log_fetch {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 watch;
+	__u32 max;		/* in: ranges that fit, 1 to 65536 */
+	__u64 ranges;		/* in: address of struct kvm_span_log_range[max] */
+	__u64 first;		/* in */
+	__u64 pages;		/* in */
+	__u64 next;		/* out: go on from here; first + pages at the end */
+	__u64 dirty;		/* out: pages in the ranges returned */
+	__u32 count;		/* out: ranges returned */
+	__u32 pad;		/* 0 */
+};
+
+/* KVM_SPAN_GET_WATCH, on a member fd. */
+struct kvm_span_watch_info {
+	__u32 size;
+	__u32 flags;		/* in: 0 */
+	__u32 watch;		/* in */
+	__u32 deadline_us;
+	__u32 on_timeout;
+	__u32 muted;		/* out: 1 after too many timeouts in a row */
+	__u64 pages_subscribed;	/* out: pages with a subscription (not logs) */
+	__u64 pages_protected;
+	__u64 pages_logged;	/* out: pages under the log */
+	__u64 events;		/* out, since creation: waited for an answer */
+	__u64 notices;
+	__u64 violations;
+	__u64 allowed;		/* answers */
+	__u64 denied;
+	__u64 timeouts;
+	__u64 stale;		/* answers that came too late or named nothing */
+	__u64 lost;		/* messages that found the ring full */
+	__u64 logged;		/* pages put into the log */
+	__u64 fetched;		/* pages fetched from it */
+};
+
+/*
+ * KVM_SPAN_WRITTEN, on a span fd: the controller wrote these pages itself
+ * (device emulation, DMA). Such writes pass no EPT: they never wait and are
+ * never denied, but logs get them, and watches that subscribed to W a notice
+ * (SPAN_EVENT_F_AFTER).
+ */
+struct kvm_span_written {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u64 first;
+	__u64 pages;
 };
 
 /*
@@ -164,6 +368,9 @@ struct kvm_span_stats {
 enum kvm_span_event_type {
 	KVM_SPAN_EVENT_JOINED = 1,
 	KVM_SPAN_EVENT_LEFT = 2,	/* its process closed it or died */
+	KVM_SPAN_EVENT_MUTED = 3,	/* a watch of it does not answer: its accesses
+					 * go by its on_timeout at once from now on */
+	KVM_SPAN_EVENT_REMAP = 4,	/* its Virtual EPT led to a wrong page (once) */
 };
 
 struct kvm_span_event {
@@ -184,5 +391,15 @@ struct kvm_span_event {
 #define KVM_SPAN_GET_MEMBER	_IOWR(KVM_SPAN_IO, 0x04, struct kvm_span_member_info)
 #define KVM_SPAN_JOIN		_IOW(KVM_SPAN_IO, 0x05, struct kvm_span_join)
 #define KVM_SPAN_GET_STATS	_IOWR(KVM_SPAN_IO, 0x06, struct kvm_span_stats)
+#define KVM_SPAN_WATCH_CREATE	_IOWR(KVM_SPAN_IO, 0x07, struct kvm_span_watch_create)
+#define KVM_SPAN_WATCH_DESTROY	_IOW(KVM_SPAN_IO, 0x08, struct kvm_span_watch_destroy)
+#define KVM_SPAN_SUBSCRIBE	_IOW(KVM_SPAN_IO, 0x09, struct kvm_span_range)
+#define KVM_SPAN_UNSUBSCRIBE	_IOW(KVM_SPAN_IO, 0x0a, struct kvm_span_range)
+#define KVM_SPAN_PROTECT	_IOW(KVM_SPAN_IO, 0x0b, struct kvm_span_range)
+#define KVM_SPAN_ANSWER		_IOW(KVM_SPAN_IO, 0x0c, struct kvm_span_answer)
+#define KVM_SPAN_RING		_IOW(KVM_SPAN_IO, 0x0d, struct kvm_span_ring)
+#define KVM_SPAN_LOG_FETCH	_IOWR(KVM_SPAN_IO, 0x0e, struct kvm_span_log_fetch)
+#define KVM_SPAN_GET_WATCH	_IOWR(KVM_SPAN_IO, 0x0f, struct kvm_span_watch_info)
+#define KVM_SPAN_WRITTEN	_IOW(KVM_SPAN_IO, 0x10, struct kvm_span_written)
 
 #endif /* _UAPI_LINUX_KVM_SPAN_H */

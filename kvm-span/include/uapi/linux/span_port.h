@@ -27,6 +27,7 @@
 #define SPAN_PORT_BAR_MSIX	1	/* 4 KiB, 32-bit */
 #define SPAN_PORT_BAR_WINDOW	2	/* window-size, 64-bit prefetchable */
 #define SPAN_PORT_BAR_RING	4	/* SPAN_RING_BYTES of RAM, 32-bit */
+#define SPAN_PORT_BAR_WATCH	5	/* SPAN_WATCH_BAR_BYTES, 32-bit; see below */
 
 /* Registers: naturally aligned 4-byte access; other accesses read 0. */
 #define SPAN_REG_MAGIC		0x00	/* R: SPAN_PORT_MAGIC */
@@ -41,6 +42,7 @@
 #define SPAN_REG_RESULT		0x24	/* R: of the last command, 0 or an errno */
 #define SPAN_REG_DOORBELL	0x28	/* W: any value: look at the to-L0 ring */
 #define SPAN_REG_ARGUMENT	0x2c	/* RW: of the next command */
+#define SPAN_REG_ANSWER		0x30	/* W: any value: look at the ring of answers */
 #define SPAN_REG_NAME		0x40	/* R: guest's name, SPAN_NAME_LEN bytes */
 
 #define SPAN_PORT_MAGIC		0x4e415053	/* "SPAN" */
@@ -49,10 +51,12 @@
 
 #define SPAN_PORT_F_WINDOW	(1u << 0)
 #define SPAN_PORT_F_RING	(1u << 1)
+#define SPAN_PORT_F_WATCH	(1u << 2)	/* BAR 5, vector 2, SPAN_MSG_WATCH_* */
 
 #define SPAN_STATUS_ATTACHED	(1u << 0)	/* the window holds a guest */
 #define SPAN_STATUS_READONLY	(1u << 1)	/* writes are discarded by L0 */
 #define SPAN_STATUS_DETACHING	(1u << 2)	/* unmap, then SPAN_CMD_DETACH_ACK */
+#define SPAN_STATUS_WATCH	(1u << 3)	/* this attachment may have watches */
 
 #define SPAN_EVENT_STATE	(1u << 0)	/* STATUS or GENERATION changed */
 #define SPAN_EVENT_RING		(1u << 1)	/* a message is in the to-L1 ring */
@@ -67,7 +71,8 @@
 
 #define SPAN_VECTOR_STATE	0
 #define SPAN_VECTOR_RING	1
-#define SPAN_VECTORS		2
+#define SPAN_VECTOR_WATCH	2	/* a message is in the ring of events */
+#define SPAN_VECTORS		3
 
 /*
  * Rings: BAR 4 holds two single-producer single-consumer rings, to L0 (the L1
@@ -106,6 +111,120 @@ struct span_ring {
 #define SPAN_MSG_STATS		4
 /* to L1, at the next chance after messages of the L1 were thrown away */
 #define SPAN_MSG_ERROR		5	/* payload: __le32 errno, __le32 count */
+
+/*
+ * Watches: subscriptions to memory events, protection and logs of written
+ * pages. What they mean is told in <linux/kvm_span.h>; the numbers are the
+ * same. They are made by messages in the to-L0 ring, each answered by one
+ * SPAN_MSG_REPLY, one at a time. An L1 has what its attachment was granted
+ * (EPERM otherwise); a watch ends with the attachment.
+ *
+ * BAR 5, while SPAN_STATUS_WATCH is set: at 0 the rings of answers (the L1
+ * produces) and of events (L0's kernel produces), in the format of BAR 4;
+ * generation is 0 and seq starts at 1 with the attachment. Writing SPAN_REG_ANSWER
+ * tells L0 to look for answers. At SPAN_WATCH_DATA, always there, the room for
+ * what does not fit into a reply.
+ */
+#define SPAN_WATCH_BAR_BYTES	131072
+#define SPAN_WATCH_DATA		65536
+#define SPAN_WATCH_DATA_BYTES	65536
+
+#define SPAN_ACCESS_R		(1u << 0)
+#define SPAN_ACCESS_W		(1u << 1)
+#define SPAN_ACCESS_X		(1u << 2)
+
+#define SPAN_ALLOW		1
+#define SPAN_DENY		2
+
+#define SPAN_MODE_BLOCK		1
+#define SPAN_MODE_NOTIFY	2
+#define SPAN_MODE_LOG		3
+
+/* Who touched the page. */
+#define SPAN_SOURCE_GUEST_L0	1	/* the guest, its vCPU run by L0 */
+#define SPAN_SOURCE_GUEST_L1	2	/* the guest, its vCPU run by an L1 */
+#define SPAN_SOURCE_L1		3	/* another L1, through its window */
+#define SPAN_SOURCE_L0		4	/* the guest's controller on L0 */
+
+#define SPAN_EVENT_F_NOTICE	(1u << 0)	/* goes on, no answer wanted */
+#define SPAN_EVENT_F_VIOLATION	(1u << 1)	/* was denied by this watch's protect */
+#define SPAN_EVENT_F_AFTER	(1u << 2)	/* has happened already */
+#define SPAN_EVENT_F_WALK	(1u << 3)	/* by the page-table walk of the guest */
+#define SPAN_EVENT_F_DELIVERY	(1u << 4)	/* while an interrupt was delivered */
+
+/* events, to L1 */
+#define SPAN_MSG_EVENT		16
+struct span_msg_event {
+	__le64 event;		/* to be named in the answer; 0 in notices */
+	__le32 watch;
+	__u8 access;		/* one of SPAN_ACCESS_* */
+	__u8 source;		/* SPAN_SOURCE_* */
+	__le16 vcpu;		/* of the guest; 0xffff: of no vCPU, or another L1's */
+	__le32 page;		/* of the guest's memory file */
+	__le32 flags;		/* SPAN_EVENT_F_* */
+	__le64 gpa;		/* guest-physical address; ~0: not known */
+	__le64 rip;		/* of the guest; 0 when not by the guest */
+	__le64 cr3;		/* of the guest; 0 when not by the guest */
+};
+
+/* answers, to L0 */
+#define SPAN_MSG_ANSWER		17
+#define SPAN_ANSWER_CANCEL	(1u << 0)	/* the page leaves the subscription */
+struct span_msg_answer {
+	__le64 event;
+	__le32 watch;
+	__u8 verdict;		/* SPAN_ALLOW or SPAN_DENY */
+	__u8 flags;		/* SPAN_ANSWER_* */
+	__le16 pad;		/* 0 */
+};
+
+/*
+ * to L1, when there is room again: count messages found the ring full. Accesses
+ * that would have waited went by the watch's on_timeout; of notices, any page
+ * that is subscribed may have been meant.
+ */
+#define SPAN_MSG_LOST		18
+struct span_msg_lost {
+	__le64 count;
+};
+
+/* control, to L0; each answered by SPAN_MSG_REPLY */
+#define SPAN_MSG_WATCH_CREATE	32	/* reply: value[0] = watch */
+#define SPAN_MSG_WATCH_DESTROY	33
+#define SPAN_MSG_SUBSCRIBE	34
+#define SPAN_MSG_UNSUBSCRIBE	35
+#define SPAN_MSG_PROTECT	36
+#define SPAN_MSG_LOG_FETCH	37	/* data: struct span_log_range[] */
+#define SPAN_MSG_WATCH_INFO	38	/* data: struct span_watch_info, little-endian */
+#define SPAN_MSG_REPLY		48
+
+struct span_msg_watch_create {
+	__le32 deadline_us;	/* 0: the default */
+	__le32 on_timeout;	/* SPAN_ALLOW or SPAN_DENY */
+};
+
+/* WATCH_DESTROY, SUBSCRIBE, UNSUBSCRIBE, PROTECT, LOG_FETCH, WATCH_INFO */
+struct span_msg_watch {
+	__le32 watch;
+	__le32 access;		/* SPAN_ACCESS_*, 0 where it has no meaning */
+	__le32 mode;		/* SPAN_MODE_*, 0 where it has no meaning */
+	__le32 max;		/* LOG_FETCH: ranges at most, else 0 */
+	__le64 first;
+	__le64 pages;
+};
+
+struct span_msg_reply {
+	__le32 error;		/* 0 or an errno of <linux/kvm_span.h> */
+	__le32 pad;
+	__le64 value[4];	/* LOG_FETCH: count, next, dirty; else see above */
+};
+
+/* Data of LOG_FETCH: value[0] of these. */
+struct span_log_range {
+	__le64 first;
+	__le64 pages;
+};
+#define SPAN_LOG_MAX_RANGES	(SPAN_WATCH_DATA_BYTES / 16)
 
 /*
  * /dev/spanN in the L1. mmap(MAP_SHARED) maps the window at the guest's memory
@@ -148,5 +267,103 @@ struct span_port_call {
 #define SPAN_PORT_GET_INFO	_IOWR(SPAN_PORT_IO, 0x00, struct span_port_info)
 #define SPAN_PORT_CALL		_IOWR(SPAN_PORT_IO, 0x01, struct span_port_call)
 #define SPAN_PORT_DETACH	_IO(SPAN_PORT_IO, 0x02)	/* ask to be detached */
+
+/*
+ * SPAN_PORT_WATCH on /dev/spanN: make a watch; returns a descriptor (close-on-
+ * exec) that is the watch. close() of the last copy ends it and gives back what
+ * it held. The calls below are made on it. After the attachment is over they
+ * give ENODEV, and poll() says POLLHUP.
+ *
+ * read() gives whole struct span_watch_event, waits for the first (EAGAIN with
+ * O_NONBLOCK). write() takes whole struct span_watch_answer; ENOENT and the like
+ * cannot be told: late answers are counted as stale. poll(): POLLIN.
+ * The driver keeps up to SPAN_WATCH_QUEUE events per watch for a slow reader;
+ * beyond it the oldest notices go first, counted in span_watch_info.lost; events
+ * that want an answer are never dropped in favour of notices.
+ */
+#define SPAN_WATCH_QUEUE	1024
+
+struct span_port_watch {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 deadline_us;	/* 0: the default */
+	__u32 on_timeout;	/* SPAN_ALLOW or SPAN_DENY */
+};
+
+struct span_watch_range {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 access;		/* SPAN_ACCESS_* */
+	__u32 mode;		/* SPAN_MODE_*; 0 for UNSUBSCRIBE and PROTECT */
+	__u64 first;
+	__u64 pages;
+};
+
+struct span_watch_event {
+	__u64 event;		/* 0: no answer wanted */
+	__u64 time_ns;		/* CLOCK_MONOTONIC when the L1 took it */
+	__u64 gpa;
+	__u64 rip;
+	__u64 cr3;
+	__u32 page;
+	__u32 flags;		/* SPAN_EVENT_F_* */
+	__u32 lost;		/* messages lost before this one, of the whole port */
+	__u16 vcpu;
+	__u8 access;
+	__u8 source;
+};
+
+struct span_watch_answer {
+	__u64 event;
+	__u32 verdict;
+	__u32 flags;		/* SPAN_ANSWER_* */
+};
+
+struct span_watch_range_out {
+	__u64 first;
+	__u64 pages;
+};
+
+struct span_watch_fetch {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u64 ranges;		/* address of struct span_watch_range_out[max] */
+	__u32 max;		/* 1 to SPAN_LOG_MAX_RANGES */
+	__u32 count;		/* out */
+	__u64 first;
+	__u64 pages;
+	__u64 next;		/* out: go on from here; first + pages at the end */
+	__u64 dirty;		/* out */
+};
+
+/* Same order and meaning as struct kvm_span_watch_info. */
+struct span_watch_info {
+	__u32 size;
+	__u32 flags;
+	__u32 watch;
+	__u32 deadline_us;
+	__u32 on_timeout;
+	__u32 muted;
+	__u64 pages_subscribed;
+	__u64 pages_protected;
+	__u64 pages_logged;
+	__u64 events;
+	__u64 notices;
+	__u64 violations;
+	__u64 allowed;
+	__u64 denied;
+	__u64 timeouts;
+	__u64 stale;
+	__u64 lost;
+	__u64 logged;
+	__u64 fetched;
+};
+
+#define SPAN_PORT_WATCH		_IOW(SPAN_PORT_IO, 0x03, struct span_port_watch)
+#define SPAN_WATCH_SUBSCRIBE	_IOW(SPAN_PORT_IO, 0x10, struct span_watch_range)
+#define SPAN_WATCH_UNSUBSCRIBE	_IOW(SPAN_PORT_IO, 0x11, struct span_watch_range)
+#define SPAN_WATCH_PROTECT	_IOW(SPAN_PORT_IO, 0x12, struct span_watch_range)
+#define SPAN_WATCH_LOG_FETCH	_IOWR(SPAN_PORT_IO, 0x13, struct span_watch_fetch)
+#define SPAN_WATCH_GET_INFO	_IOWR(SPAN_PORT_IO, 0x14, struct span_watch_info)
 
 #endif /* _UAPI_LINUX_SPAN_PORT_H */

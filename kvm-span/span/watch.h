@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * KVM Span: watches, and the masks that they put on the guest's pages.
+ *
+ * A page of the guest is named by its offset in the memfd, in pages. Each watch
+ * keeps what it wants of each page in bitmaps of its own; the masks of the span
+ * are the union over all watches and are what the MMU looks at.
+ *
+ * slot.c   which memory slots of which VMs show the guest's memory
+ * mask.c   the bitmaps, and the MMU's questions
+ * log.c    which pages were written
+ * watch.c  the object and its calls
+ * event.c  accesses that wait, and the verdicts
+ * ring.c   messages to and from the holder of the member fd
+ */
+#ifndef KVM_SPAN_WATCH_H
+#define KVM_SPAN_WATCH_H
+
+#include <linux/kvm_host.h>
+#include "span.h"
+
+/* Of all members of one span. */
+#define KVM_SPAN_SPAN_WATCHES	64
+
+/* Bits of KVM_SPAN_ACCESS_* are 1 << these. */
+enum { KVM_SPAN_R, KVM_SPAN_W, KVM_SPAN_X, KVM_SPAN_NR_ACCESS };
+
+/* Why a watch masks an access. */
+enum kvm_span_why {
+	KVM_SPAN_WHY_BLOCK,
+	KVM_SPAN_WHY_NOTIFY,
+	KVM_SPAN_WHY_PROTECT,
+	KVM_SPAN_NR_WHY,
+};
+
+struct kvm_span_watch {
+	struct kvm_span_member *member;	/* constant, the watch ends before it */
+	u32 id;				/* constant, 1..KVM_SPAN_MAX_WATCHES */
+	unsigned int index;		/* constant, in span->watch[] */
+	u32 deadline_us;		/* constant */
+	u32 on_timeout;			/* constant */
+
+	/*
+	 * A bit for each page of the guest. Allocated when first needed, under
+	 * span->control, and freed after the watch has left span->watch[] and
+	 * an RCU grace period has passed. Bits change under span->mask_lock.
+	 */
+	unsigned long *masked[KVM_SPAN_NR_WHY][KVM_SPAN_NR_ACCESS];
+	unsigned long *logging;		/* pages under the log */
+	unsigned long *written;		/* the log; atomic bit operations */
+
+	/* Under span->event_lock. */
+	unsigned int timeouts_in_a_row;
+	bool muted;
+
+	atomic64_t events;
+	atomic64_t notices;
+	atomic64_t violations;
+	atomic64_t allowed;
+	atomic64_t denied;
+	atomic64_t timeouts;
+	atomic64_t stale;
+	atomic64_t lost;
+	atomic64_t logged;
+	atomic64_t fetched;
+};
+
+static inline struct kvm_span *kvm_span_watch_span(const struct kvm_span_watch *watch)
+{
+	return watch->member->span;
+}
+
+static inline u64 kvm_span_pages(const struct kvm_span *span)
+{
+	return span->bytes >> PAGE_SHIFT;
+}
+
+/* The page of the guest that a slot shows at gfn; only where slot->arch.span is set. */
+static inline u64 kvm_span_slot_page(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return slot->arch.span_page + (gfn - slot->base_gfn);
+}
+
+/* slot.c */
+void kvm_span_bind_vm(struct kvm_span *span, struct kvm *kvm);
+void kvm_span_zap(struct kvm_span *span, u64 first, u64 pages);
+
+/*
+ * mask.c. set: the caller holds span->control; allocates (-ENOMEM), and has
+ * taken effect in every VM and TLB when it returns 0. clear: span->control held,
+ * cannot fail; lets 2 MiB mappings come back. lift: from a vCPU, one page, may
+ * not sleep; the fault that comes anew builds the wider entry.
+ */
+int kvm_span_mask_set(struct kvm_span_watch *watch, enum kvm_span_why why,
+		      u32 access, u64 first, u64 pages);
+void kvm_span_mask_clear(struct kvm_span_watch *watch, enum kvm_span_why why,
+			 u32 access, u64 first, u64 pages);
+void kvm_span_mask_lift(struct kvm_span_watch *watch, enum kvm_span_why why,
+			u32 access, u64 page);
+/* What is masked on a page; but not what a member's own subscriptions mask. */
+u32 kvm_span_mask_of(struct kvm_span *span, u64 page,
+		     const struct kvm_span_member *except);
+void kvm_span_mask_free(struct kvm_span_watch *watch);
+
+/*
+ * log.c. start and stop: span->control held. written: any context, also atomic;
+ * puts the page into every log that covers it.
+ */
+int kvm_span_log_start(struct kvm_span_watch *watch, u64 first, u64 pages);
+void kvm_span_log_stop(struct kvm_span_watch *watch, u64 first, u64 pages);
+long kvm_span_log_fetch(struct kvm_span_watch *watch, struct kvm_span_log_fetch *arg);
+void kvm_span_log_written(struct kvm_span *span, u64 page);
+bool kvm_span_log_armed(struct kvm_span *span, u64 page);
+
+/* watch.c */
+long kvm_span_watch_ioctl(struct kvm_span_member *member, unsigned int nr,
+			  void __user *uarg);
+void kvm_span_watch_end_all(struct kvm_span_member *member);
+
+/*
+ * event.c. wrote: a write that has happened already, any context; told to
+ * subscribers as a notice.
+ */
+void kvm_span_event_wrote(struct kvm_span *span, u64 page, u8 source);
+long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
+			   u32 flags);
+void kvm_span_event_forget(struct kvm_span_watch *watch);
+int kvm_span_event_init(struct kvm_span *span);
+void kvm_span_event_exit(struct kvm_span *span);
+
+/* ring.c */
+long kvm_span_ring_setup(struct kvm_span_member *member, void __user *uarg);
+int kvm_span_ring_mmap(struct kvm_span_member *member, struct vm_area_struct *vma);
+void kvm_span_ring_end(struct kvm_span_member *member);
+
+#endif
