@@ -215,7 +215,7 @@ struct span_msg_watch {
 
 struct span_msg_reply {
 	__le32 error;		/* 0 or an errno of <linux/kvm_span.h> */
-	__le32 pad;
+	__le32 seq;		/* low half of the answered message's: none is taken for another */
 	__le64 value[4];	/* LOG_FETCH: count, next, dirty; else see above */
 };
 
@@ -276,7 +276,9 @@ struct span_port_call {
  *
  * read() gives whole struct span_watch_event, waits for the first (EAGAIN with
  * O_NONBLOCK). write() takes whole struct span_watch_answer; ENOENT and the like
- * cannot be told: late answers are counted as stale. poll(): POLLIN.
+ * cannot be told: late answers are counted as stale. poll(): POLLIN. When L0
+ * says that it lost messages, each watch of the port gets an event with access
+ * 0, page ~0 and the new count in lost.
  * The driver keeps up to SPAN_WATCH_QUEUE events per watch for a slow reader;
  * beyond it the oldest notices go first, counted in span_watch_info.lost; events
  * that want an answer are never dropped in favour of notices.
@@ -307,7 +309,7 @@ struct span_watch_event {
 	__u64 cr3;
 	__u32 page;
 	__u32 flags;		/* SPAN_EVENT_F_* */
-	__u32 lost;		/* messages lost before this one, of the whole port */
+	__u32 lost;		/* messages that L0 lost so far, of the whole port */
 	__u16 vcpu;
 	__u8 access;
 	__u8 source;
