@@ -190,7 +190,7 @@ static __poll_t span_port_poll(struct file *file, poll_table *wait)
 }
 
 /* Answers EINVAL, E2BIG or EFAULT, or 0 and *@size. Every call begins with its size. */
-static int fetch_args(void *args, size_t known, const void __user *user, u32 *size)
+int span_port_fetch_args(void *args, size_t known, const void __user *user, u32 *size)
 {
 	if (get_user(*size, (const u32 __user *)user))
 		return -EFAULT;
@@ -206,7 +206,7 @@ static long get_info(struct span_file *sf, void __user *user)
 	u32 size;
 	int ret;
 
-	ret = fetch_args(&info, sizeof(info), user, &size);
+	ret = span_port_fetch_args(&info, sizeof(info), user, &size);
 	if (ret)
 		return ret;
 	if (info.flags)
@@ -255,7 +255,7 @@ static long call_l0(struct span_file *sf, void __user *user)
 	u32 size, generation;
 	int ret;
 
-	ret = fetch_args(&call, sizeof(call), user, &size);
+	ret = span_port_fetch_args(&call, sizeof(call), user, &size);
 	if (ret)
 		return ret;
 	if (call.flags || call.pad || call.len > sizeof(call.payload))
@@ -267,6 +267,23 @@ static long call_l0(struct span_file *sf, void __user *user)
 	if (ret)
 		return ret;
 	return copy_to_user(user, &call, sizeof(call)) ? -EFAULT : 0;
+}
+
+static long make_watch(struct span_file *sf, void __user *user)
+{
+	struct span_port_watch args;
+	u32 size, generation;
+	int ret;
+
+	ret = span_port_fetch_args(&args, sizeof(args), user, &size);
+	if (ret)
+		return ret;
+	if (args.flags)
+		return -EINVAL;
+	ret = file_generation(sf, &generation);
+	if (ret)
+		return ret;
+	return span_watch_open(sf->port, generation, &args);
 }
 
 static long request_detach(struct span_file *sf)
@@ -297,6 +314,8 @@ static long span_port_ioctl(struct file *file, unsigned int cmd, unsigned long a
 		return call_l0(sf, user);
 	case _IOC_NR(SPAN_PORT_DETACH):
 		return request_detach(sf);
+	case _IOC_NR(SPAN_PORT_WATCH):
+		return make_watch(sf, user);
 	default:
 		return -ENOTTY;
 	}

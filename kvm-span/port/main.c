@@ -71,12 +71,20 @@ static irqreturn_t ring_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+static irqreturn_t watch_interrupt(int irq, void *data)
+{
+	span_events_drain(data);
+	return IRQ_HANDLED;
+}
+
 static int request_interrupts(struct span_port *port)
 {
 	struct pci_dev *pdev = port->pdev;
+	/* a device without watches has no vector for them */
+	int vectors = port->ev.base ? SPAN_VECTORS : SPAN_VECTOR_WATCH;
 	int ret;
 
-	ret = pci_alloc_irq_vectors(pdev, SPAN_VECTORS, SPAN_VECTORS, PCI_IRQ_MSIX);
+	ret = pci_alloc_irq_vectors(pdev, vectors, vectors, PCI_IRQ_MSIX);
 	if (ret < 0) {
 		dev_err(&pdev->dev, "no MSI-X interrupts: %d\n", ret);
 		return ret;
@@ -91,8 +99,17 @@ static int request_interrupts(struct span_port *port)
 				   dev_name(&port->dev), port);
 	if (ret)
 		goto err_state;
+	if (!port->ev.base)
+		return 0;
+	ret = request_threaded_irq(pci_irq_vector(pdev, SPAN_VECTOR_WATCH), NULL,
+				   watch_interrupt, IRQF_ONESHOT,
+				   dev_name(&port->dev), port);
+	if (ret)
+		goto err_ring;
 	return 0;
 
+err_ring:
+	free_irq(pci_irq_vector(pdev, SPAN_VECTOR_RING), port);
 err_state:
 	free_irq(pci_irq_vector(pdev, SPAN_VECTOR_STATE), port);
 err_vectors:
@@ -102,6 +119,8 @@ err_vectors:
 
 static void free_interrupts(struct span_port *port)
 {
+	if (port->ev.base)
+		free_irq(pci_irq_vector(port->pdev, SPAN_VECTOR_WATCH), port);
 	free_irq(pci_irq_vector(port->pdev, SPAN_VECTOR_RING), port);
 	free_irq(pci_irq_vector(port->pdev, SPAN_VECTOR_STATE), port);
 	pci_free_irq_vectors(port->pdev);
@@ -293,9 +312,12 @@ static int span_port_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	ret = span_ring_init(port);
 	if (ret)
 		goto err_unmap_regs;
-	ret = map_window(port);
+	ret = span_events_init(port);
 	if (ret)
 		goto err_ring;
+	ret = map_window(port);
+	if (ret)
+		goto err_events;
 	ret = request_interrupts(port);
 	if (ret)
 		goto err_window;
@@ -315,6 +337,8 @@ err_interrupts:
 	free_interrupts(port);
 err_window:
 	memunmap_pages(&port->pgmap);
+err_events:
+	span_events_exit(port);
 err_ring:
 	span_ring_exit(port);
 err_unmap_regs:
@@ -331,9 +355,12 @@ static void span_port_remove(struct pci_dev *pdev)
 	struct span_port *port = pci_get_drvdata(pdev);
 
 	cdev_device_del(&port->cdev, &port->dev);
+	/* while L0 can still be asked */
+	span_watch_end_all(port);
 	span_port_set_gone(port);
 	free_interrupts(port);
 	unmap_window(port);
+	span_events_exit(port);
 	span_ring_exit(port);
 	pci_iounmap(pdev, port->regs);
 	disable_device(pdev);

@@ -72,7 +72,7 @@ static void read_attachment(struct span_port *port, struct span_attachment *a)
 
 static void make_detached(struct span_attachment *a)
 {
-	a->status &= ~(SPAN_STATUS_ATTACHED | SPAN_STATUS_READONLY);
+	a->status &= ~(SPAN_STATUS_ATTACHED | SPAN_STATUS_READONLY | SPAN_STATUS_WATCH);
 	a->generation = 0;
 	a->bytes = 0;
 	memset(a->name, 0, sizeof(a->name));
@@ -121,6 +121,8 @@ static void switch_to(struct span_port *port, const struct span_attachment *next
 	 */
 	if (unmap)
 		unmap_mapping_range(port->inode->i_mapping, 0, 0, 1);
+	span_ring_abort(port);
+	span_events_follow(port);
 	wake_up_interruptible(&port->changed);
 }
 
@@ -181,13 +183,10 @@ void span_port_set_gone(struct span_port *port)
 	port->gone = true;
 	up_write(&port->sem);
 	switch_to(port, &none);
+	/* a call that speaks of no attachment as well */
+	span_ring_abort(port);
 	mutex_unlock(&port->reg_lock);
 	wake_up_interruptible(&port->changed);
-
-	mutex_lock(&port->ring_lock);
-	port->ring.want = 0;
-	complete(&port->answered);
-	mutex_unlock(&port->ring_lock);
 }
 
 /* Returns 0 or a negative errno; what the device says is not trusted to be one. */
@@ -303,6 +302,12 @@ static ssize_t ring_errors_show(struct device *dev, struct device_attribute *att
 }
 static DEVICE_ATTR_RO(ring_errors);
 
+static ssize_t watch_errors_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lld\n", atomic64_read(&to_port(dev)->ev.errors));
+}
+static DEVICE_ATTR_RO(watch_errors);
+
 static struct attribute *span_port_attrs[] = {
 	&dev_attr_size.attr,
 	&dev_attr_access.attr,
@@ -310,6 +315,7 @@ static struct attribute *span_port_attrs[] = {
 	&dev_attr_guest.attr,
 	&dev_attr_window_size.attr,
 	&dev_attr_ring_errors.attr,
+	&dev_attr_watch_errors.attr,
 	NULL
 };
 
