@@ -18,6 +18,7 @@
 #include <linux/memfd.h>
 
 #include "ktap.h"
+#include "tinyvm.h"
 
 #define PAGE		4096UL
 #define HUGE		(2UL << 20)
@@ -45,10 +46,7 @@ static inline void span_require(void)
 
 static inline uint64_t now_ms(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000ULL + t.tv_nsec / 1000000;
+	return tiny_now_ms();
 }
 
 static inline int memfd_new(size_t bytes, unsigned int seals)
@@ -228,125 +226,6 @@ static inline int recv_fd(int sock)
 	if (CMSG_FIRSTHDR(&m))
 		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(int));
 	return fd;
-}
-
-/*
- * A VM with one vCPU in flat 32-bit mode: 1 MiB of its own at 0, code at
- * 0x1000, and the window at WINDOW_GPA. Plays the part of an L1.
- */
-#define WINDOW_GPA	0x10000000u
-#define CODE_GPA	0x1000u
-#define SCRATCH_GPA	0x2000u
-
-struct tiny_vm {
-	int vm, vcpu;
-	uint8_t *ram;
-	struct kvm_run *run;
-	pthread_t thread;
-	volatile bool stop;
-	volatile int last_exit;		/* exit_reason, or -errno of KVM_RUN */
-	volatile unsigned long exits;
-};
-
-static inline int tiny_slot(struct tiny_vm *v, int slot, uint32_t gpa, void *hva, size_t bytes,
-			    uint32_t flags)
-{
-	struct kvm_userspace_memory_region r = {
-		.slot = slot, .flags = flags, .guest_phys_addr = gpa, .memory_size = bytes,
-		.userspace_addr = (uintptr_t)hva,
-	};
-
-	return ioctl(v->vm, KVM_SET_USER_MEMORY_REGION, &r);
-}
-
-static inline void tiny_flat_mode(int vcpu)
-{
-	struct kvm_regs regs = { .rip = CODE_GPA, .rflags = 2 };
-	struct kvm_segment *seg[6];
-	struct kvm_sregs s;
-	int i;
-
-	MUST(ioctl(vcpu, KVM_GET_SREGS, &s));
-	s.cr0 |= 1;
-	seg[0] = &s.cs; seg[1] = &s.ds; seg[2] = &s.es;
-	seg[3] = &s.fs; seg[4] = &s.gs; seg[5] = &s.ss;
-	for (i = 0; i < 6; i++)
-		*seg[i] = (struct kvm_segment) {
-			.limit = 0xffffffff, .g = 1, .db = 1, .s = 1, .present = 1,
-			.type = i ? 3 : 11, .selector = i ? 16 : 8,
-		};
-	MUST(ioctl(vcpu, KVM_SET_SREGS, &s));
-	MUST(ioctl(vcpu, KVM_SET_REGS, &regs));
-}
-
-static inline void tiny_init(struct tiny_vm *v, const uint8_t *code, size_t n)
-{
-	int kvm = MUST(open("/dev/kvm", O_RDWR | O_CLOEXEC)), bytes;
-	size_t ram = 1 << 20;
-
-	memset(v, 0, sizeof(*v));
-	v->vm = MUST(ioctl(kvm, KVM_CREATE_VM, 0));
-	MUST(ioctl(v->vm, KVM_SET_TSS_ADDR, 0xfffbd000));
-	v->ram = mmap(NULL, ram, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	MUST(v->ram == MAP_FAILED ? -1 : 0);
-	memcpy(v->ram + CODE_GPA, code, n);
-	MUST(tiny_slot(v, 0, 0, v->ram, ram, 0));
-	v->vcpu = MUST(ioctl(v->vm, KVM_CREATE_VCPU, 0));
-	bytes = MUST(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
-	v->run = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, v->vcpu, 0);
-	MUST(v->run == MAP_FAILED ? -1 : 0);
-	tiny_flat_mode(v->vcpu);
-	close(kvm);
-}
-
-static inline void tiny_nothing(int sig)
-{
-	(void)sig;
-}
-
-static inline void *tiny_loop(void *arg)
-{
-	struct tiny_vm *v = arg;
-
-	while (!v->stop) {
-		int r = ioctl(v->vcpu, KVM_RUN, 0);
-
-		v->last_exit = r < 0 ? -errno : (int)v->run->exit_reason;
-		v->exits++;
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0 || v->run->exit_reason == KVM_EXIT_HLT)
-			break;
-	}
-	return NULL;
-}
-
-static inline void tiny_start(struct tiny_vm *v)
-{
-	struct sigaction sa = { .sa_handler = tiny_nothing };
-
-	sigaction(SIGUSR1, &sa, NULL);
-	MUST(pthread_create(&v->thread, NULL, tiny_loop, v) ? -1 : 0);
-}
-
-/* Stop the vCPU's thread; returns the milliseconds that it took. */
-static inline uint64_t tiny_stop(struct tiny_vm *v)
-{
-	uint64_t t0 = now_ms();
-	struct timespec t;
-
-	v->stop = true;
-	v->run->immediate_exit = 1;
-	do {
-		pthread_kill(v->thread, SIGUSR1);
-		clock_gettime(CLOCK_REALTIME, &t);
-		t.tv_nsec += 20000000;
-		if (t.tv_nsec >= 1000000000) {
-			t.tv_sec++;
-			t.tv_nsec -= 1000000000;
-		}
-	} while (pthread_timedjoin_np(v->thread, NULL, &t) == ETIMEDOUT);
-	return now_ms() - t0;
 }
 
 #endif
