@@ -8,7 +8,7 @@
 
 #include "port-client.h"
 
-static long long monotonic_ns(void)
+long long monotonic_ns(void)
 {
 	struct timespec ts;
 

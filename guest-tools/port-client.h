@@ -29,5 +29,6 @@ int port_request_detach(int fd);
 int port_wait_change(int fd, int timeout_ms);
 
 long long monotonic_ms(void);
+long long monotonic_ns(void);
 
 #endif

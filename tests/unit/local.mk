@@ -3,7 +3,9 @@
 
 TOOLS := $(TOP)/guest-tools
 $(O)/test-span-ps: $(addprefix $(TOOLS)/,image.c kernel.c btf.c tasks.c)
-$(O)/test-spanctl: $(TOOLS)/port-client.c
+SPANCTL := $(addprefix $(TOOLS)/,spanctl-output.c spanctl-port.c spanctl-data.c spanctl-watch.c \
+	spanctl-dirty.c session.c pages.c)
+$(O)/test-spanctl: $(SPANCTL) $(TOOLS)/port-client.c $(TOOLS)/watch-client.c
 CFLAGS_test-span-ps := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
 CFLAGS_test-spanctl := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
 LIBS_test-span-ps := -lbpf -lelf -lz

@@ -7,7 +7,9 @@
 #define KTAP_DEADLINE 60
 #include <ktap.h>
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 int spanctl_main(int argc, char **argv);
 #define main spanctl_main
@@ -46,8 +48,7 @@ static int spanctl(const char *first, ...)
 	MUST(dup2(out, 1));
 	MUST(dup2(out, 2));
 	optind = 0;
-	memset(&opt, 0, sizeof(opt));
-	opt.timeout_ms = -1;
+	opt = OPTIONS_NONE;
 	status = spanctl_main(argc, argv);
 	fflush(stdout);
 	MUST(dup2(old1, 1));
