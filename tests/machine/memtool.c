@@ -14,6 +14,8 @@
  *   s HEX	pages of the file that begin so; holes are not touched: = OFF ...
  *   c OFF	count up the 8 bytes there until the next command: ok, SIGBUS
  *   h		the first hole of the file: = OFF
+ *   k		keep a hash of each page: = PAGES, without holes
+ *   d		pages that are not as they were kept, up to 1000: = PAGES NUMBER ...
  *   q		end
  */
 #define _GNU_SOURCE
@@ -99,6 +101,77 @@ static void scan(const unsigned char *want, int n)
 	printf("\n");
 }
 
+static uint64_t hash_page(const uint64_t *p)
+{
+	uint64_t h = 0x9e3779b97f4a7c15;
+	int i;
+
+	for (i = 0; i < PAGE / 8; i++) {
+		h = (h ^ p[i]) * 0xd6e8feb86659fd93;
+		h ^= h >> 32;
+	}
+	return h;
+}
+
+/* A hole is as good as a page of zeros. Returns pages that are no holes. */
+static long hash_file(uint64_t *hash)
+{
+	static uint64_t buffer[256 * PAGE / 8];
+	static const uint64_t zeros[PAGE / 8];
+	uint64_t zero = hash_page(zeros), page;
+	off_t at = 0, end;
+	long pages = 0;
+	ssize_t n, i;
+
+	for (page = 0; page < size / PAGE; page++)
+		hash[page] = zero;
+	while ((uint64_t)at < size) {
+		off_t data = lseek(fd, at, SEEK_DATA);
+
+		if (data < 0 && errno == ENXIO)
+			break;
+		/* Without holes, as a device: all of it. */
+		end = data < 0 ? (off_t)size : lseek(fd, data, SEEK_HOLE);
+		for (at = data < 0 ? at : data; at < end; at += n) {
+			n = end - at < (off_t)sizeof(buffer) ? end - at : (off_t)sizeof(buffer);
+			n = pread(fd, buffer, n, at);
+			if (n <= 0 || n % PAGE)
+				return -1;
+			for (i = 0; i < n / PAGE; i++, pages++)
+				hash[at / PAGE + i] = hash_page(buffer + i * (PAGE / 8));
+		}
+	}
+	return pages;
+}
+
+static void keep_or_compare(int compare)
+{
+	static uint64_t *kept, *now;
+	uint64_t i, n = 0;
+	long pages;
+
+	if (!kept) {
+		kept = calloc(size / PAGE, sizeof(*kept));
+		now = calloc(size / PAGE, sizeof(*now));
+	}
+	pages = kept && now ? hash_file(compare ? now : kept) : -1;
+	if (pages < 0) {
+		printf("error %s\n", strerrorname_np(errno));
+		return;
+	}
+	if (!compare) {
+		printf("= %ld\n", pages);
+		return;
+	}
+	for (i = 0; i < size / PAGE; i++)
+		n += kept[i] != now[i];
+	printf("= %llu", (unsigned long long)n);
+	for (i = 0, n = 0; i < size / PAGE && n < 1000; i++)
+		if (kept[i] != now[i] && ++n)
+			printf(" %llu", (unsigned long long)i);
+	printf("\n");
+}
+
 static void count(volatile uint64_t *p)
 {
 	struct pollfd pf = { .fd = 0, .events = POLLIN };
@@ -148,6 +221,8 @@ static void command(char *line)
 		scan(b, n);
 	} else if (!strcmp(line, "h")) {
 		printf("= %lld\n", (long long)lseek(fd, 0, SEEK_HOLE));
+	} else if (!strcmp(line, "k") || !strcmp(line, "d")) {
+		keep_or_compare(*line == 'd');
 	} else if (sscanf(line, "c %lli", &off) == 1) {
 		if (inside(off, 8))
 			count((volatile uint64_t *)(map + off));

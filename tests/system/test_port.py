@@ -48,8 +48,8 @@ def port_tool(m):
     equal(status(l1, f"spanctl read {DEV} 0 16")[0], 3, "reading while detached")
     equal(status(l1, f"spanctl wait {DEV} --attached --timeout 0.1")[0], 4, "a wait that ends by its timeout")
     equal(json.loads(l1.sh("spanctl --json list"))[0]["attached"], False, "list while detached")
-    watch = l1.spawn(f"spanctl watch {DEV} --count 3 --timeout 60")
-    m.pump(lambda: "}" in watch.text() or watch.done, 30, "the first line of watch")
+    watch = l1.spawn(f"spanctl follow {DEV} --count 3 --timeout 60")
+    m.pump(lambda: "}" in watch.text() or watch.done, 30, "the first line of follow")
     with attached(m, "L1a"):
         info = json.loads(l1.sh(f"spanctl --json info {DEV}"))
         equal((info["access"], info["bytes"]), ("rw", m["guest"].spec.memory << 20), "access and size")

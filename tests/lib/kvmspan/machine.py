@@ -18,11 +18,14 @@ import shlex
 import shutil
 import time
 
-from . import image, paths, wire
+from . import handover, image, paths, wire
 from .bochs import Bochs, MachineError
+from .controller import RUN, AgentError, Controller, QMPError
 from .topology import Topology
 
-RUN = "/run/span"
+# The same on L0 and in an L1, so that the guest can go from one to the other.
+GUEST_CPU = ("Skylake-Client-noTSX-IBRS,enforce,host-phys-bits=on,vmx=off,kvm-asyncpf=off,kvm-asyncpf-int=off,"
+             "kvm-steal-time=off,kvm-pv-eoi=off")
 SMALL = 16384          # files up to this size go by the serial line
 # loglevel=5: warnings reach the console, and so the verdict, and survive a crash.
 QUIET = ("quiet loglevel=5 mitigations=off reboot=t cryptomgr.notests tsc=reliable no_timer_check "
@@ -42,10 +45,6 @@ SUSPECT = re.compile(
     r"WARNING:|BUG:|Oops|KASAN|UBSAN|kmemleak:.*new suspected|lockdep|possible (recursive|circular)|"
     r"hung task|blocked for more than|general protection|Call Trace|Kernel panic|"
     r"unable to handle|suspicious RCU|sleeping function called|double fault|segfault at")
-
-
-class AgentError(MachineError):
-    """An agent could not do what it was asked."""
 
 
 class CommandError(MachineError):
@@ -223,133 +222,75 @@ class L0(Level):
         return self.machine.bochs.mailbox_read(target, size)
 
 
-class Channel:
-    """A unix socket on a level, both ways."""
-
-    def __init__(self, level, path, on_data, on_end, timeout=20):
-        self.level, self.closed = level, False
-        self._on_data, self._on_end = on_data, on_end
-        self._result = []
-        self.id = level.endpoint.new_id(self._frame)
-        level.endpoint.send(wire.CONNECT, self.id, path.encode())
-        level.machine.pump(lambda: self._result, timeout, f"a connection to {path}")
-        if self._result[0] is not True:
-            raise AgentError(self._result[0])
-
-    def _frame(self, kind, _flags, payload):
-        if kind == wire.OK:
-            self._result.append(True)
-        elif kind == wire.ERROR:
-            self._result.append(payload.decode(errors="replace"))
-        elif kind == wire.DATA:
-            self._on_data(payload)
-        elif kind == wire.END:
-            self.closed = True
-            self.level.endpoint.forget(self.id)
-            self._on_end()
-
-    def send(self, data):
-        # One piece each: the agent must not put a file's frame into the middle.
-        for i in range(0, len(data), wire.MAXLEN):
-            self.level.endpoint.send(wire.DATA, self.id, data[i:i + wire.MAXLEN])
-
-    def close(self):
-        if not self.closed:
-            self.closed = True
-            self.level.endpoint.send(wire.END, self.id)
-            self.level.endpoint.forget(self.id)
-
-
 class VM(Level):
     def __init__(self, machine, spec):
         super().__init__(machine, spec)
-        self.pid = None
         self.events = []
-        self._agent = self._qmp = None
-        self._lines = bytearray()
-        self._replies = {}
+        self.base = None       # its QEMU on the level that it was started on
+        self.peers = {}        # and those in L1s, by the L1's name
+        self.seat = None       # the one that runs it now
         self.lost = "not started"
 
     @property
     def host(self):
-        """The level whose QEMU runs this one."""
+        """The level whose QEMU started this one."""
         return self.machine[self.spec.on or "L0"]
+
+    @property
+    def pid(self):
+        """Of the QEMU that it was started in."""
+        return self.base.pid if self.base else None
 
     # The agent inside the VM.
     def _put_big(self, source, path, mode):
-        host = self.host
+        seat = self.seat
         staged = f"/tmp/put.{self.name}"
-        host.put(source, staged)
+        seat.level.put(source, staged)
 
         def send(i):
-            arg = self._agent.id.to_bytes(4, "little") + staged.encode()
-            # The host's agent makes DATA and END frames with the id of this request,
+            arg = seat.agent.id.to_bytes(4, "little") + staged.encode()
+            # That level's agent makes DATA and END frames with the id of this request,
             # which is the id that the VM's agent knows the file by.
-            host.endpoint.send(wire.SENDFILE, i, arg)
+            seat.level.endpoint.send(wire.SENDFILE, i, arg)
         self.request(wire.PUT, mode.to_bytes(4, "little") + path.encode(), timeout=120, then=send)
-        host.run(f"rm {staged}")
+        seat.level.run(f"rm {staged}")
 
-    def connect(self):
-        host = self.host
-        self.endpoint = wire.Endpoint(lambda data: self._agent.send(data))
-        self._agent = Channel(host, f"{RUN}/{self.name}.agent", self.endpoint.feed, self._agent_end)
-        self._qmp = Channel(host, f"{RUN}/{self.name}.qmp", self._qmp_data, lambda: None)
+    def connect(self, pid):
+        self.endpoint = wire.Endpoint(lambda data: self.seat.agent.send(data))
+        self.base = self.seat = Controller(self.machine, self.name, self.name, self.host, self.events)
+        self.base.pid = pid
+        self.connect_controller(self.base)
         self.lost = None
-        self.qmp("qmp_capabilities")
 
-    def _agent_end(self):
-        self.lost = "its QEMU has ended"
+    def connect_controller(self, controller):
+        controller.connect(lambda data: self.endpoint.feed(data), lambda: self._ended(controller))
+
+    def _ended(self, controller):
+        if controller is self.seat or controller is self.base:
+            self.lost = "its QEMU has ended"
 
     def disconnect(self, why):
         self.lost = why
-        for c in (self._agent, self._qmp):
+        for c in [self.base, *self.peers.values()]:
             if c:
-                c.close()
-        self._agent = self._qmp = None
-
-    # QMP.
-    def _qmp_data(self, data):
-        self._lines += data
-        while b"\n" in self._lines:
-            line, _, rest = bytes(self._lines).partition(b"\n")
-            self._lines = bytearray(rest)
-            try:
-                msg = json.loads(line)
-            except ValueError:
-                continue
-            self.machine.log_line(self.name + ".qmp", line.decode(errors="replace"))
-            if "event" in msg:
-                self.events.append(msg)
-            elif "id" in msg:
-                self._replies[msg["id"]] = msg
+                c.disconnect()
+        self.peers = {}
+        self.seat = self.base
+        for vm in self.machine.levels.values():
+            peer = getattr(vm, "peers", {}).pop(self.name, None)
+            if peer and vm.seat is peer:
+                vm.lost = f"it ran on {self.name}, which is not there: {why}"
 
     def qmp_raw(self, command, arguments=None, timeout=60):
-        """The whole reply: {"return": ...} or {"error": ...}."""
-        if not self._qmp or self._qmp.closed:
+        """The whole reply of the base's monitor: {"return": ...} or {"error": ...}."""
+        if not self.base:
             raise MachineError(f"{self.name}: no QMP connection")
-        i = f"q{next(wire.Endpoint._ids)}"
-        msg = {"execute": command, "id": i}
-        if arguments:
-            msg["arguments"] = arguments
-        self.machine.log_line(self.name + ".qmp", "> " + json.dumps(msg))
-        qmp = self._qmp
-        qmp.send(json.dumps(msg).encode() + b"\n")
-        self.machine.pump(lambda: i in self._replies or qmp.closed, timeout, f"{self.name}: QMP {command}")
-        if i not in self._replies:
-            raise MachineError(f"{self.name}: its QEMU ended during {command}")
-        return self._replies.pop(i)
+        return self.base.qmp_raw(command, arguments, timeout)
 
     def qmp(self, command, arguments=None, timeout=60):
-        reply = self.qmp_raw(command, arguments, timeout)
-        if "error" in reply:
-            raise QMPError(f"{self.name}: {command}: {reply['error']['desc']}", reply["error"])
-        return reply["return"]
-
-
-class QMPError(MachineError):
-    def __init__(self, text, error):
-        super().__init__(text)
-        self.error = error
+        if not self.base:
+            raise MachineError(f"{self.name}: no QMP connection")
+        return self.base.qmp(command, arguments, timeout)
 
 
 class Machine:
@@ -365,6 +306,7 @@ class Machine:
         self.dead = None
         self._limit = None     # CPU second at which the test under way has to be over
         self._files = {}
+        self._followed = set() # files of levels that come to the host as they grow
         self.processes = []    # commands that nobody has waited for yet
         self._t0 = time.monotonic()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -446,8 +388,9 @@ class Machine:
         f.write(line + "\n")
 
     def _console_sink(self, name):
-        f = open(self.path(name), "wb", buffering=0)
-        self._files[name + ".sink"] = f
+        f = self._files.get(name + ".sink")
+        if not f:
+            f = self._files[name + ".sink"] = open(self.path(name), "wb", buffering=0)
         return lambda kind, flags, payload: f.write(payload)
 
     # Images.
@@ -613,22 +556,29 @@ class Machine:
         return {"members": [{"name": s.name, "access": s.access}
                             for s in self.topology.vms if s.access and s.access != "none"]}
 
-    def _qemu_command(self, spec):
+    def _qemu_command(self, spec, peer_on=None):
+        """peer_on: for a second controller of the guest, in that L1, with the window as its memory."""
         k = self._kernel_of(spec)
-        n = spec.name
+        n = spec.name if not peer_on else handover.stem(spec.name, peer_on)
         machine = "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off,smm=off,graphics=off"
         words = ["qemu-system-x86_64", "-L", "/usr/share/qemu", "-name", n, "-nodefaults", "-display", "none",
-                 "-no-user-config", "-accel", "kvm", "-cpu", "host,host-phys-bits=on", "-smp", str(spec.cpus),
-                 "-m", f"{spec.memory}M"]
-        if spec.role == "guest" and self.modules == "span":
+                 "-no-user-config", "-accel", "kvm", "-smp", str(spec.cpus), "-m", f"{spec.memory}M",
+                 "-cpu", GUEST_CPU if spec.role == "guest" else "host,host-phys-bits=on"]
+        if spec.role == "guest":
+            words += handover.OPTIONS
+        if peer_on:
+            machine += ",memory-backend=mem0"
+            words += ["-S", *handover.memory_of_peer(spec)]
+        elif spec.role == "guest" and self.modules == "span":
             machine += ",memory-backend=mem0"
             words += ["-object", f"memory-backend-memfd,id=mem0,size={spec.memory}M,share=on,seal=on",
                       "-object", f"span-guest,id=span0,memdev=mem0,policy={RUN}/policy.json"]
-        words += ["-machine", machine,
-                  "-bios", "bios-256k.bin" if spec.role == "l1" else "qboot.rom",
-                  "-kernel", f"/img/{k}.vmlinux", "-initrd", f"/img/{self._initrd_name(spec)}",
-                  "-append", self._cmdline(spec),
-                  "-chardev", f"file,id=con,path={RUN}/{n}.console", "-serial", "chardev:con",
+        words += ["-machine", machine, "-bios", "bios-256k.bin" if spec.role == "l1" else "qboot.rom"]
+        if not peer_on:
+            # A peer has no kernel: QEMU would load it into the guest's memory.
+            words += ["-kernel", f"/img/{k}.vmlinux", "-initrd", f"/img/{self._initrd_name(spec)}",
+                      "-append", self._cmdline(spec)]
+        words += ["-chardev", f"file,id=con,path={RUN}/{n}.console", "-serial", "chardev:con",
                   "-chardev", f"socket,id=ag,path={RUN}/{n}.agent,server=on,wait=off",
                   "-device", "virtio-serial-pci,id=vs0",
                   "-device", "virtserialport,chardev=ag,name=org.kvm-span.agent",
@@ -639,26 +589,33 @@ class Machine:
                       "-device", f"span-port-pci,id=port0,chardev=sp0,window-size={spec.window}"]
         return words
 
+    def launch(self, level, stem, words):
+        """Start a QEMU on a level; its pid, once its sockets are there."""
+        command = shlex.join(words)
+        self.log_line("commands", f"{stem} on {level.name}: {command}")
+        level.run(f"rm -f {RUN}/{stem}.*; : >{RUN}/{stem}.console; "
+               f"setsid {command} </dev/null >{RUN}/{stem}.log 2>&1 & "
+               f"for i in $(seq 1 200); do [ -S {RUN}/{stem}.qmp ] && [ -s {RUN}/{stem}.pid ] && exit 0; "
+               f"kill -0 $! || break; sleep 0.01; done; cat {RUN}/{stem}.log; exit 1", timeout=120)
+        for part in ("console", "log"):
+            if (level.endpoint, stem, part) not in self._followed:
+                self._followed.add((level.endpoint, stem, part))
+                i = level.endpoint.new_id(self._console_sink(f"{stem}.{part}"))
+                level.endpoint.send(wire.FOLLOW, i, f"{RUN}/{stem}.{part}".encode())
+        return int(level.sh(f"cat {RUN}/{stem}.pid"))
+
     def start_vm(self, name, wait=True, extra=()):
         vm = self[name]
-        host = vm.host
         if vm.spec.role == "guest" and self.modules == "span":
-            host.put_bytes(json.dumps(self.policy()).encode(), f"{RUN}/policy.json", 0o600)
-        command = shlex.join(self._qemu_command(vm.spec) + list(extra))
-        self.log_line("commands", f"{name}: {command}")
-        host.run(f"rm -f {RUN}/{name}.*; : >{RUN}/{name}.console; "
-               f"setsid {command} </dev/null >{RUN}/{name}.log 2>&1 & "
-               f"for i in $(seq 1 200); do [ -S {RUN}/{name}.qmp ] && [ -s {RUN}/{name}.pid ] && exit 0; "
-               f"kill -0 $! || break; sleep 0.01; done; cat {RUN}/{name}.log; exit 1", timeout=120)
-        vm.pid = int(host.sh(f"cat {RUN}/{name}.pid"))
-        for part in ("console", "log"):
-            if f"{name}.{part}.sink" not in self._files:
-                i = host.endpoint.new_id(self._console_sink(f"{name}.{part}"))
-                host.endpoint.send(wire.FOLLOW, i, f"{RUN}/{name}.{part}".encode())
-        vm.connect()
+            vm.host.put_bytes(json.dumps(self.policy()).encode(), f"{RUN}/policy.json", 0o600)
+        vm.connect(self.launch(vm.host, name, self._qemu_command(vm.spec) + list(extra)))
         if wait:
             self.wait_vm(name)
         return vm
+
+    def hand_over(self, name, to):
+        """The VM goes on under another hypervisor: "L0", or an L1 that its memory is attached to."""
+        handover.hand_over(self, self[name], to)
 
     def wait_vm(self, name, timeout=200):
         """Wait for the agent inside, then load the modules of an L1."""
@@ -685,11 +642,14 @@ class Machine:
         if signal == "KILL":
             vm.host.run(f"while kill -0 {vm.pid} 2>/dev/null; do sleep 0.01; done")
             vm.disconnect("killed")
+            vm.base.pid = None
 
     def restart_vm(self, name):
-        if not self[name].lost:
-            self.kill_vm(name)
-        self[name].disconnect("restarted")
+        vm = self[name]
+        if vm.pid and not vm.host.lost:
+            # Of a VM that is lost too, the QEMU may be there.
+            vm.host.run(f"kill -9 {vm.pid} 2>/dev/null; while kill -0 {vm.pid} 2>/dev/null; do sleep 0.01; done")
+        vm.disconnect("restarted")
         return self.start_vm(name)
 
     # Measuring and looking.
@@ -725,10 +685,9 @@ class Machine:
     def suspects(self):
         """Lines of the levels' kernel logs that mean trouble."""
         found = []
-        for name in self.levels:
+        consoles = [f[:-len(".console")] for f in os.listdir(self.directory) if f.endswith(".console")]
+        for name in [n for n in self.levels if n in consoles] + sorted(set(consoles) - set(self.levels)):
             path = self.path(f"{name}.console")
-            if not os.path.exists(path):
-                continue
             with open(path, encoding="utf-8", errors="replace") as f:
                 found += [f"{name}: {line.strip()}" for line in f if SUSPECT.search(line)]
         return found

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the tests of the Span guest have in common: attach, detach, look."""
+import hashlib
 import itertools
 import os
 
+from . import handover
 from .cases import check, equal
 from .machine import RUN, MachineError, QMPError
 
@@ -59,6 +61,18 @@ class Memory:
     def pwrite(self, offset, data):
         return self.do(f"pw {offset} {data.hex()}")
 
+    def keep(self):
+        """Remember the content of all pages; how many there are."""
+        out = self.do("k", 200)
+        check(out.startswith("= "), out)
+        return int(out[2:])
+
+    def changed(self):
+        """Numbers of the pages that are not as they were kept (the first 1000)."""
+        out = self.do("d", 200)
+        check(out.startswith("= "), out)
+        return [int(w) for w in out.split()[2:]]
+
     def pages_with(self, data):
         out = self.do(f"s {data.hex()}", 200)
         check(out.startswith("="), out)
@@ -110,8 +124,18 @@ def take(m, name):
     return result
 
 
+def go_home(m):
+    """The guest runs on L0, and there is no other QEMU of it."""
+    vm = m["guest"]
+    if not vm.lost and vm.seat is not vm.base:
+        m.hand_over("guest", "L0")
+    for on in list(vm.peers):
+        handover.stop_peer(m, vm, on)
+
+
 def settle(m):
-    """Everybody is there and nobody attached: where each test begins."""
+    """Everybody is there, nobody attached, the guest on L0: where each test begins."""
+    go_home(m)
     for name in ("guest", "L1a", "L1b"):
         if m[name].lost:
             m.restart_vm(name)
@@ -150,6 +174,35 @@ class GuestPage:
 
     def write(self, data):
         equal(self.tool.write(0, data), "ok", "the guest's write")
+
+
+class Chain:
+    """A process in the guest that hashes its last hash, again and again: an error in any step stays to be seen."""
+
+    START = "start"
+
+    def __init__(self, m):
+        self.guest = m["guest"]
+        self.guest.run(f"(i=0; h={self.START}; while [ ! -e /tmp/chain.stop ]; do i=$((i+1)); "
+                       "h=$(echo $h | sha256sum | cut -c1-64); echo $i $h >/tmp/chain.new; "
+                       "mv /tmp/chain.new /tmp/chain; done) </dev/null >/dev/null 2>&1 & "
+                       "while [ ! -s /tmp/chain ]; do sleep 0.01; done")
+        self.seen, self._hash = 0, self.START
+
+    def check(self, what):
+        """It has gone on, and all is right up to now."""
+        for _ in range(50):
+            n, got = self.guest.sh("cat /tmp/chain; sleep 0.005").split()
+            if int(n) > self.seen:
+                break
+        check(int(n) > self.seen, f"the guest's process stands still at {n} {what}")
+        while self.seen < int(n):
+            self.seen += 1
+            self._hash = hashlib.sha256(self._hash.encode() + b"\n").hexdigest()
+        equal(got, self._hash, f"hash {n} of the chain {what}")
+
+    def stop(self):
+        self.guest.run("touch /tmp/chain.stop; sleep 0.05; rm -f /tmp/chain.stop /tmp/chain")
 
 
 class Worker:

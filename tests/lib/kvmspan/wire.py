@@ -24,6 +24,7 @@ class Endpoint:
         self._handlers = {}
         self.hello = None
         self.boots = 0         # HELLOs seen
+        self.received = 0      # bytes
 
     def new_id(self, handler):
         i = next(self._ids)
@@ -38,6 +39,7 @@ class Endpoint:
 
     def feed(self, data):
         buf = self._in
+        self.received += len(data)
         buf += data
         while True:
             at = buf.find(b"KS")
