@@ -35,6 +35,8 @@
 
 #define TINY_PORT_DONE	0x10
 #define TINY_PORT_EXC	0xee
+#define TINY_PORT_IN	0x20		/* gives bytes of TINY_IN_BYTE */
+#define TINY_IN_BYTE	0xab
 #define TINY_VECTOR	0x40		/* first one that is an interrupt */
 
 /* For tiny_init_with(). */
@@ -72,9 +74,9 @@ struct tiny_regs {
 };
 
 #define TINY_CODE(name, text)						\
-	asm(".pushsection .rodata\n.code32\ntiny_" #name ":\n" text	\
-	    "\noutb %al, $0x10\njmp .\n.code64\ntiny_" #name "_end:\n.popsection\n"); \
-	extern const uint8_t tiny_##name[], tiny_##name##_end[]
+	asm(".pushsection .rodata\n.code32\npiece_" #name ":\n" text	\
+	    "\noutb %al, $0x10\njmp .\n.code64\npiece_" #name "_end:\n.popsection\n"); \
+	extern const uint8_t piece_##name[], piece_##name##_end[]
 
 TINY_CODE(store, "movl %eax, (%ebx)");
 TINY_CODE(load, "movl (%ebx), %eax");
@@ -324,6 +326,10 @@ static inline int tiny_run_to_end(struct tiny_vm *v)
 				return TINY_DONE;
 			if (v->run->io.port == TINY_PORT_EXC)
 				return TINY_EXC + *data;
+			if (v->run->io.port == TINY_PORT_IN && v->run->io.direction == KVM_EXIT_IO_IN) {
+				memset(data, TINY_IN_BYTE, v->run->io.size * v->run->io.count);
+				continue;
+			}
 			return TINY_EXIT + KVM_EXIT_IO;
 		case KVM_EXIT_SHUTDOWN:
 			return TINY_SHUTDOWN;
@@ -362,13 +368,13 @@ static inline void *tiny_piece_thread(void *arg)
 
 /* In this thread. */
 #define TINY_RUN(v, name, ...) ({					\
-	tiny_prepare(v, tiny_##name, tiny_##name##_end, &(struct tiny_regs){ __VA_ARGS__ }); \
+	tiny_prepare(v, piece_##name, piece_##name##_end, &(struct tiny_regs){ __VA_ARGS__ }); \
 	tiny_run_to_end(v);						\
 })
 
 /* In one of its own, until tiny_wait() returns something else than TINY_WAITING. */
 #define TINY_GO(v, name, ...) ({					\
-	tiny_prepare(v, tiny_##name, tiny_##name##_end, &(struct tiny_regs){ __VA_ARGS__ }); \
+	tiny_prepare(v, piece_##name, piece_##name##_end, &(struct tiny_regs){ __VA_ARGS__ }); \
 	(v)->going = true;						\
 	tiny_thread(v, tiny_piece_thread);				\
 })
