@@ -20,35 +20,52 @@
 #define MAX_CANDIDATES	256	/* of BTF, of init_task: a guest may plant many */
 #define IMAGE_SPAN	(128ull << 20)	/* a kernel image is smaller than this */
 #define KERNEL_IMAGE_VA	0xffffffff80000000ull
+#define KERNEL_IMAGE_END 0xffffffffc0000000ull	/* modules, with address randomisation */
 #define PF_KTHREAD	0x00200000u
 
 #define ENTRY_PRESENT	1ull
+#define ENTRY_WRITE	(1ull << 1)
 #define ENTRY_HUGE	(1ull << 7)
 #define ENTRY_ADDRESS	0x000ffffffffff000ull
+#define ENTRY_NX	(1ull << 63)
 
 struct btf_head {
 	uint32_t magic;		/* with version and flags */
 	uint32_t hdr_len, type_off, type_len, str_off, str_len;
 };
 
-bool translate(struct image *img, uint64_t pgd, int levels, uint64_t va, uint64_t *phys)
+void lookup(struct image *img, uint64_t pgd, int levels, uint64_t va, struct mapping *m)
 {
-	uint64_t table = pgd & ENTRY_ADDRESS, entry, low;
+	uint64_t table = pgd & ENTRY_ADDRESS, entry;
 	int level, shift;
 
+	*m = (struct mapping){ .write = true, .exec = true };
 	for (level = levels; level >= 1; level--) {
 		shift = 12 + 9 * (level - 1);
+		m->size = 1ull << shift;
 		if (!phys_read(img, table + ((va >> shift) & 511) * 8, &entry, 8) ||
 		    !(entry & ENTRY_PRESENT))
-			return false;
+			return;
+		/* every level may take away */
+		m->write &= !!(entry & ENTRY_WRITE);
+		m->exec &= !(entry & ENTRY_NX);
 		if (level == 1 || (level <= 3 && (entry & ENTRY_HUGE))) {
-			low = (1ull << shift) - 1;
-			*phys = (entry & ENTRY_ADDRESS & ~low) | (va & low);
-			return true;
+			m->present = true;
+			m->phys = (entry & ENTRY_ADDRESS & -m->size) | (va & (m->size - 1));
+			return;
 		}
 		table = entry & ENTRY_ADDRESS;
 	}
-	return false;
+}
+
+bool translate(struct image *img, uint64_t pgd, int levels, uint64_t va, uint64_t *phys)
+{
+	struct mapping m;
+
+	lookup(img, pgd, levels, va, &m);
+	if (m.present)
+		*phys = m.phys;
+	return m.present;
 }
 
 bool virt_read(struct image *img, uint64_t pgd, int levels, uint64_t va,
@@ -303,6 +320,42 @@ enum kernel_error kernel_find(struct image *img, struct kernel *k)
 		best = err;
 	}
 	return img->lost ? KERNEL_LOST : best;
+}
+
+/* Part of the image at @va, which goes to the range before it or begins one. */
+static size_t add_text(struct image *img, uint64_t va, const struct mapping *m,
+		       struct text_range *out, size_t n, size_t max)
+{
+	uint64_t offset = image_offset(img, m->phys);
+	struct text_range *last = n ? &out[n - 1] : NULL;
+
+	if (offset == NOT_FOUND || image_offset(img, m->phys + m->size - 1) != offset + m->size - 1)
+		return n;
+	if (last && last->va + last->bytes == va && last->offset + last->bytes == offset) {
+		last->bytes += m->size;
+		return n;
+	}
+	if (n < max)
+		out[n++] = (struct text_range){ va, offset, m->size };
+	return n;
+}
+
+size_t kernel_text(struct image *img, const struct kernel *k, struct text_range *out, size_t max)
+{
+	uint64_t delta = k->init_task - k->init_task_phys, va = KERNEL_IMAGE_VA;
+	struct mapping m;
+	size_t n = 0;
+
+	while (va < KERNEL_IMAGE_END && !img->lost) {
+		lookup(img, k->pgd, k->levels, va, &m);
+		/* at that place it is the image, and nothing that was mapped beside it */
+		if (m.present && m.exec && !m.write && m.phys == va - delta)
+			n = add_text(img, va, &m, out, n, max);
+		va = (va | (m.size - 1)) + 1;
+		if (!va)	/* a hole up to the end of all addresses */
+			break;
+	}
+	return n;
 }
 
 const char *kernel_strerror(enum kernel_error e)

@@ -47,11 +47,33 @@ const char *kernel_strerror(enum kernel_error e);
 /* Parse @bytes of BTF (a private copy). False when it does not describe tasks. */
 bool layout_from_btf(const void *btf, uint32_t bytes, struct layout *at);
 
-/* Translate with the tables at @pgd; false when not mapped. */
+/* What the tables at @pgd say of one address. */
+struct mapping {
+	bool present, write, exec;
+	uint64_t phys;		/* of the address itself */
+	uint64_t size;		/* of the page, or of what is missing; aligned */
+};
+
+void lookup(struct image *img, uint64_t pgd, int levels, uint64_t va, struct mapping *m);
+
+/* Its physical address only; false when not mapped. */
 bool translate(struct image *img, uint64_t pgd, int levels, uint64_t va, uint64_t *phys);
 /* Copy by virtual address; false unless all of it is mapped and RAM. */
 bool virt_read(struct image *img, uint64_t pgd, int levels, uint64_t va,
 	       void *buf, size_t len);
+
+/* Consecutive pages, in the guest's addresses and in the window. */
+struct text_range {
+	uint64_t va;
+	uint64_t offset;	/* in the window */
+	uint64_t bytes;
+};
+
+/*
+ * The kernel's code: what of its image is executable and not writable. Fills
+ * @out, returns how many there are, at most @max.
+ */
+size_t kernel_text(struct image *img, const struct kernel *k, struct text_range *out, size_t max);
 
 static inline bool kernel_read(struct image *img, const struct kernel *k, uint64_t va,
 			       void *buf, size_t len)

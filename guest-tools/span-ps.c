@@ -13,6 +13,7 @@
 
 #include <json-c/json.h>
 
+#include "places.h"
 #include "tasks.h"
 #include "units.h"
 
@@ -23,6 +24,7 @@ enum {
 	EXIT_NO_KERNEL = 3,
 	EXIT_INCONSISTENT = 4,
 	EXIT_LOST = 5,
+	EXIT_NOT_THERE = 6,
 };
 
 #define VERIFY_TRIES 10
@@ -33,6 +35,10 @@ struct options {
 	uint64_t below_4g;
 	unsigned int attempts;
 	bool json, verify, verbose, user_only;
+	bool kernel_text;
+	uint64_t vaddr;
+	bool has_vaddr;
+	uint32_t pid;		/* 0: the kernel */
 };
 
 static const char usage_text[] =
@@ -49,9 +55,13 @@ static const char usage_text[] =
 	"  -t, --attempts N        passes for a consistent list (default 50)\n"
 	"  -v, --verbose           say how the kernel was found\n"
 	"  -h, --help\n"
+	"instead of a list, pages of the memory as ranges for spanctl:\n"
+	"  -T, --kernel-text       of the kernel's code\n"
+	"  -a, --vaddr ADDRESS     the one at that virtual address, of the kernel or of\n"
+	"  -p, --pid PID           that process\n"
 	"\n"
-	"exit status: 0 listed; 1 usage; 2 cannot open; 3 no kernel found;\n"
-	"4 list inconsistent; 5 the guest was detached meanwhile\n";
+	"exit status: 0 listed; 1 usage; 2 cannot open; 3 no kernel found; 4 list\n"
+	"inconsistent; 5 the guest was detached meanwhile; 6 nothing at that address\n";
 
 struct pids {
 	uint32_t *pid;
@@ -269,22 +279,86 @@ static double now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
-static int list_processes(const struct options *o, struct image *img, const struct pids *known)
+static int find_kernel(const struct options *o, struct image *img, struct kernel *k)
 {
-	struct task_list list;
-	struct kernel k;
 	double start = now();
 	enum kernel_error err;
-	size_t hidden = 0;
-	int ret = EXIT_OK;
 
-	err = kernel_find(img, &k);
+	err = kernel_find(img, k);
 	if (err) {
 		fprintf(stderr, "span-ps: %s: %s\n", o->path, kernel_strerror(err));
 		return err == KERNEL_LOST ? EXIT_LOST : EXIT_NO_KERNEL;
 	}
 	if (o->verbose)
-		describe(img, &k, now() - start);
+		describe(img, k, now() - start);
+	return EXIT_OK;
+}
+
+/* The page tables to look through for --vaddr. */
+static int find_tables(const struct options *o, struct image *img, const struct kernel *k,
+		       uint64_t *pgd)
+{
+	const struct task *t;
+	struct task_list list;
+	int ret = EXIT_OK;
+
+	*pgd = k->pgd;
+	if (!o->pid)
+		return EXIT_OK;
+	tasks_list(img, k, o->attempts, &list);
+	t = tasks_with_pid(&list, o->pid);
+	if (!t) {
+		fprintf(stderr, "span-ps: %s: no process %u%s\n", o->path, o->pid,
+			list.consistent ? "" : " in an inconsistent list");
+		ret = list.consistent ? EXIT_NOT_THERE : EXIT_INCONSISTENT;
+	} else if (!t->pgd) {
+		fprintf(stderr, "span-ps: %s: process %u has no memory of its own\n", o->path, o->pid);
+		ret = EXIT_NOT_THERE;
+	} else {
+		*pgd = t->pgd;
+	}
+	tasks_free(&list);
+	return ret;
+}
+
+static int show_places(const struct options *o, struct image *img)
+{
+	struct places p = {};
+	uint64_t pgd = 0;
+	struct kernel k;
+	int ret;
+
+	ret = find_kernel(o, img, &k);
+	if (!ret && o->has_vaddr)
+		ret = find_tables(o, img, &k, &pgd);
+	if (ret)
+		return ret;
+	if (o->kernel_text && !places_text(img, &k, &p)) {
+		fprintf(stderr, "span-ps: %s: the kernel has no page of code that is not writable\n", o->path);
+		ret = EXIT_NOT_THERE;
+	}
+	if (o->has_vaddr && !places_address(img, &k, pgd, o->pid, o->vaddr, &p)) {
+		fprintf(stderr, "span-ps: %s: nothing at 0x%" PRIx64 " in memory\n", o->path, o->vaddr);
+		ret = EXIT_NOT_THERE;
+	}
+	if (img->lost) {
+		fprintf(stderr, "span-ps: %s: %s\n", o->path, kernel_strerror(KERNEL_LOST));
+		return EXIT_LOST;
+	}
+	places_print(&p, o->json);
+	return ret;
+}
+
+static int list_processes(const struct options *o, struct image *img, const struct pids *known)
+{
+	struct task_list list;
+	struct kernel k;
+	size_t hidden = 0;
+	int ret;
+
+	ret = find_kernel(o, img, &k);
+	if (ret)
+		return ret;
 	tasks_list(img, &k, o->attempts, &list);
 	if (img->lost) {
 		fprintf(stderr, "span-ps: %s: %s\n", o->path, kernel_strerror(KERNEL_LOST));
@@ -316,6 +390,9 @@ static int parse(int argc, char **argv, struct options *o)
 		{ "json", no_argument, NULL, 'j' },
 		{ "verify", no_argument, NULL, 'c' },
 		{ "verbose", no_argument, NULL, 'v' },
+		{ "kernel-text", no_argument, NULL, 'T' },
+		{ "vaddr", required_argument, NULL, 'a' },
+		{ "pid", required_argument, NULL, 'p' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
@@ -323,7 +400,7 @@ static int parse(int argc, char **argv, struct options *o)
 	int c;
 
 	*o = (struct options){ .attempts = 50 };
-	while ((c = getopt_long(argc, argv, "f:4:t:ujcvh", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "f:4:t:ujcvTa:p:h", longs, NULL)) != -1) {
 		switch (c) {
 		case 'f':
 			o->hidden_from = optarg;
@@ -354,6 +431,23 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'v':
 			o->verbose = true;
 			break;
+		case 'T':
+			o->kernel_text = true;
+			break;
+		case 'a':
+			if (!parse_size(optarg, &o->vaddr)) {
+				fprintf(stderr, "span-ps: bad address '%s'\n", optarg);
+				return EXIT_USAGE;
+			}
+			o->has_vaddr = true;
+			break;
+		case 'p':
+			if (!parse_size(optarg, &n) || !n || n > UINT32_MAX) {
+				fprintf(stderr, "span-ps: bad process id '%s'\n", optarg);
+				return EXIT_USAGE;
+			}
+			o->pid = n;
+			break;
 		case 'h':
 			fputs(usage_text, stdout);
 			exit(EXIT_OK);
@@ -364,6 +458,14 @@ static int parse(int argc, char **argv, struct options *o)
 	}
 	if (optind + 1 != argc) {
 		fputs(usage_text, stderr);
+		return EXIT_USAGE;
+	}
+	if (o->pid && !o->has_vaddr) {
+		fprintf(stderr, "span-ps: --pid needs --vaddr\n");
+		return EXIT_USAGE;
+	}
+	if ((o->kernel_text || o->has_vaddr) && (o->hidden_from || o->verify || o->user_only)) {
+		fprintf(stderr, "span-ps: either a list of processes or pages\n");
 		return EXIT_USAGE;
 	}
 	o->path = argv[optind];
@@ -395,7 +497,10 @@ int main(int argc, char **argv)
 		free(known.pid);
 		return EXIT_OPEN;
 	}
-	ret = list_processes(&o, &img, o.hidden_from ? &known : NULL);
+	if (o.kernel_text || o.has_vaddr)
+		ret = show_places(&o, &img);
+	else
+		ret = list_processes(&o, &img, o.hidden_from ? &known : NULL);
 	image_close(&img);
 	free(known.pid);
 	if (fflush(stdout) || ferror(stdout))

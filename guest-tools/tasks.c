@@ -59,16 +59,26 @@ static char state_letter(uint64_t state, uint32_t exit_state)
 	return 'R';
 }
 
+/* The root of a process's page tables, 0 if it cannot be found. */
+static uint64_t pgd_of(struct image *img, const struct kernel *k, uint64_t mm)
+{
+	uint64_t va, pgd;
+
+	if (!kernel_read(img, k, mm + k->at.mm_pgd, &va, 8) ||
+	    !translate(img, k->pgd, k->levels, va, &pgd))
+		return 0;
+	return pgd;
+}
+
 static void read_args(struct image *img, const struct kernel *k, uint64_t mm, struct task *t)
 {
-	uint64_t pgd_va, pgd, start, end;
+	uint64_t start, end;
 	char raw[MAX_ARGS];
 	size_t len, got, i;
 
-	if (!kernel_read(img, k, mm + k->at.mm_pgd, &pgd_va, 8) ||
+	if (!t->pgd ||
 	    !kernel_read(img, k, mm + k->at.mm_arg_start, &start, 8) ||
-	    !kernel_read(img, k, mm + k->at.mm_arg_end, &end, 8) ||
-	    !translate(img, k->pgd, k->levels, pgd_va, &pgd))
+	    !kernel_read(img, k, mm + k->at.mm_arg_end, &end, 8))
 		return;
 	if (end <= start)
 		return;
@@ -78,7 +88,7 @@ static void read_args(struct image *img, const struct kernel *k, uint64_t mm, st
 		i = 4096 - ((start + got) & 4095);
 		if (i > len - got)
 			i = len - got;
-		if (!virt_read(img, pgd, k->levels, start + got, raw + got, i))
+		if (!virt_read(img, t->pgd, k->levels, start + got, raw + got, i))
 			break;
 	}
 	while (got && !raw[got - 1])
@@ -115,8 +125,10 @@ static bool read_task(struct image *img, const struct kernel *k, uint64_t va,
 	t->kernel_thread = load32(raw + at->flags) & PF_KTHREAD;
 	printable(t->comm, sizeof(t->comm), (char *)raw + at->comm, at->comm_len);
 	mm = load64(raw + at->mm);
-	if (mm && !t->kernel_thread)
+	if (mm && !t->kernel_thread) {
+		t->pgd = pgd_of(img, k, mm);
 		read_args(img, k, mm, t);
+	}
 	return true;
 }
 
@@ -212,7 +224,7 @@ void tasks_free(struct task_list *list)
 	memset(list, 0, sizeof(*list));
 }
 
-static const struct task *with_pid(const struct task_list *list, uint32_t pid)
+const struct task *tasks_with_pid(const struct task_list *list, uint32_t pid)
 {
 	struct task key = { .pid = pid };
 
@@ -243,7 +255,7 @@ unsigned int tasks_verify(struct image *img, const struct kernel *k,
 			break;
 		if (!kernel_read(img, k, cur - at->tasks + at->pid, &pid, 4))
 			return complain(bad, why, len, 0, "is not readable backwards");
-		t = with_pid(list, pid);
+		t = tasks_with_pid(list, pid);
 		if (!t || t->va != cur - at->tasks)
 			bad = complain(bad, why, len, pid, "is listed backwards only");
 	}
@@ -251,7 +263,7 @@ unsigned int tasks_verify(struct image *img, const struct kernel *k,
 		bad = complain(bad, why, len, 0, "count differs backwards");
 	for (i = 0; i < list->count; i++) {
 		t = &list->task[i];
-		if (t->ppid && !with_pid(list, t->ppid))
+		if (t->ppid && !tasks_with_pid(list, t->ppid))
 			bad = complain(bad, why, len, t->pid, "has a parent that is not listed");
 	}
 	return bad;

@@ -8,6 +8,7 @@
 
 struct task {
 	uint64_t va;
+	uint64_t pgd;			/* guest-physical; 0: no memory of its own */
 	uint32_t pid, ppid, uid;
 	char state;
 	bool kernel_thread;
@@ -31,6 +32,8 @@ struct task_list {
 bool tasks_list(struct image *img, const struct kernel *k, unsigned int attempts,
 		struct task_list *list);
 void tasks_free(struct task_list *list);
+/* NULL: not in the list. */
+const struct task *tasks_with_pid(const struct task_list *list, uint32_t pid);
 
 /*
  * The same processes backwards, and every parent among them? Returns the

@@ -2,14 +2,14 @@
 # What single tests need beyond their own file: sources, flags, libraries.
 
 TOOLS := $(TOP)/guest-tools
-$(O)/test-span-ps: $(addprefix $(TOOLS)/,image.c kernel.c btf.c tasks.c)
+$(O)/test-span-ps: $(addprefix $(TOOLS)/,image.c kernel.c btf.c tasks.c places.c)
 SPANCTL := $(addprefix $(TOOLS)/,spanctl-output.c spanctl-port.c spanctl-data.c spanctl-watch.c \
 	spanctl-dirty.c session.c pages.c)
 $(O)/test-spanctl: $(SPANCTL) $(TOOLS)/port-client.c $(TOOLS)/watch-client.c
 $(O)/test-spanctl-watch: $(SPANCTL)
 CFLAGS_test-span-ps := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
 CFLAGS_test-spanctl := -D_GNU_SOURCE -I$(TOOLS) -Wno-format-zero-length
-LIBS_test-span-ps := -lbpf -lelf -lz
+LIBS_test-span-ps := -lbpf -lelf -lz -ljson-c
 CFLAGS_test-spanctl-watch := $(CFLAGS_test-spanctl)
 LIBS_test-spanctl := -ljson-c
 LIBS_test-spanctl-watch := -ljson-c

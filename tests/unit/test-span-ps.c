@@ -14,6 +14,7 @@
 #include <bpf/btf.h>
 
 #include "kernel.h"
+#include "places.h"
 #include "tasks.h"
 #include "units.h"
 
@@ -628,6 +629,81 @@ static void translation(void)
 	drop(&g);
 }
 
+/* The entry of a large page of the image, to change its rights. */
+static uint64_t large_entry(struct guest *g, uint64_t at)
+{
+	uint64_t table = g->pgd, va = image_va(at);
+	int level;
+
+	for (level = g->levels; level > 2; level--)
+		table = get64(g, table + ((va >> (12 + 9 * (level - 1))) & 511) * 8) & 0xffffffffff000;
+	return table + ((va >> 21) & 511) * 8;
+}
+
+static bool address_is(struct image *img, struct kernel *k, uint64_t pgd, uint64_t va, uint64_t offset)
+{
+	struct places p = {};
+
+	return places_address(img, k, pgd, 1, va, &p) && p.offset == offset;
+}
+
+static void check_places(struct guest *g)
+{
+	const uint64_t executable = ~(1ull << 63), read_only = ~2ull;
+	struct places p = {};
+	struct task_list l;
+	struct image img;
+	struct kernel k;
+	uint64_t entry, small;
+
+	if (!CHECK(look(g, &k, &l) == KERNEL_OK))
+		return;
+	MUST(image_open(&img, g->path, g->hole) ? -1 : 0);
+	/* an image that is data only, or writable code, has no code to name */
+	CHECK(!places_text(&img, &k, &p) && !p.texts);
+	entry = large_entry(g, KERNEL + MIB(2));
+	put64(g, entry, get64(g, entry) & executable);
+	CHECK(!places_text(&img, &k, &p));
+	put64(g, entry, get64(g, entry) & read_only);
+	CHECK(places_text(&img, &k, &p) && p.texts == 1, "%zu", p.texts);
+	CHECK(p.text[0].va == image_va(KERNEL + MIB(2)) && p.text[0].offset == KERNEL + MIB(2) &&
+	      p.text[0].bytes == MIB(2), "%#lx", (long)p.text[0].offset);
+	/* the next pages, small ones, belong to it; one with a gap does not */
+	map(g, g->pgd, image_va(KERNEL + MIB(4)), phys_of(g, KERNEL + MIB(4)), false);
+	small = g->next_table - 4096 + ((image_va(KERNEL + MIB(4)) >> 12) & 511) * 8;
+	put64(g, small, phys_of(g, KERNEL + MIB(4)) | 0x61);
+	put64(g, small + 16, phys_of(g, KERNEL + MIB(4) + 8192) | 0x61);
+	/* code elsewhere, mapped beside the image's place, is not the image */
+	put64(g, small + 24, phys_of(g, KERNEL) | 0x61);
+	CHECK(places_text(&img, &k, &p) && p.texts == 2, "%zu", p.texts);
+	CHECK(p.text[0].bytes == MIB(2) + 4096, "%#lx", (long)p.text[0].bytes);
+	CHECK(p.text[1].offset == KERNEL + MIB(4) + 8192 && p.text[1].bytes == 4096);
+	CHECK(kernel_text(&img, &k, p.text, 1) == 1 && p.text[0].bytes == MIB(2) + 4096);
+
+	/* addresses: of the kernel, and of a process by its own tables */
+	CHECK(address_is(&img, &k, k.pgd, image_va(BTF), BTF));
+	CHECK(address_is(&img, &k, k.pgd, linear_va(g, USER_PAGE), USER_PAGE));
+	CHECK(l.count == 5 && l.task[0].pgd && !l.task[1].pgd);
+	CHECK(address_is(&img, &k, l.task[0].pgd, USER_VA + 0x123, USER_PAGE + 0x123));
+	CHECK(!address_is(&img, &k, l.task[0].pgd, USER_VA + 0x123, USER_PAGE));
+	CHECK(!places_address(&img, &k, k.pgd, 0, USER_VA, &p));
+	CHECK(tasks_with_pid(&l, 5) == &l.task[4] && !tasks_with_pid(&l, 6) && !tasks_with_pid(&l, 0));
+	tasks_free(&l);
+	image_close(&img);
+}
+
+static void places(void)
+{
+	struct guest g;
+
+	build(&g, 4, 0);
+	check_places(&g);
+	drop(&g);
+	build(&g, 5, 0);
+	check_places(&g);
+	drop(&g);
+}
+
 /* The memory goes away in the middle: an error, no SIGBUS. */
 static void detached(void)
 {
@@ -679,6 +755,7 @@ int main(void)
 		{ "bad_lists", bad_lists },
 		{ "verify_finds", verify_finds },
 		{ "translation", translation },
+		{ "places", places },
 		{ "detached", detached },
 		{ "small_things", small_things },
 	};
