@@ -24,8 +24,8 @@ def header(kind, length, seq=1, generation=0, magic=0x574e5053, version=1):
     return struct.pack("<IHHIIQ", magic, version, kind, length, generation, seq)
 
 
-def offer(size=1 << 28, access=3, name=b"span0", seq=1):
-    return header(OFFER, 48, seq) + struct.pack("<QII32s", size, access, 0, name)
+def offer(size=1 << 28, access=3, name=b"span0", seq=1, rights=0):
+    return header(OFFER, 48, seq) + struct.pack("<QII32s", size, access, rights, name)
 
 
 class Port:
@@ -105,6 +105,7 @@ def refusals(port, null):
     yield "offer_in_single_bytes", refused(port.talk(offer(), chunk=1), "without a file descriptor")
     yield "offer_without_kvm", refused(port.talk(offer(), [null]), "does not run under KVM")
     yield "offer_with_three_fds", refused(port.talk(offer(), [null] * 3), "does not run under KVM")
+    yield "offer_with_rights", refused(port.talk(offer(rights=15), [null]), "does not run under KVM")
     with port.connect() as s:
         replies = []
         for seq in (1, 2):
@@ -124,6 +125,7 @@ def nonsense(port, null):
             ("generation", header(OFFER, 48, generation=1) + offer()[24:], ()),
             ("no_memory", offer(size=0), ()),
             ("access", offer(access=2), ()),
+            ("rights", offer(rights=16), ()),
             ("name", offer(name=b"a b"), ()),
             ("name_without_end", offer(name=b"x" * 32), ()),
             ("detach_unasked", header(DETACH, 8) + zero[:8], ()),
