@@ -7,6 +7,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/ctype.h>
 #include <linux/file.h>
+#include <linux/hashtable.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/pagemap.h>
@@ -19,6 +20,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 #include <uapi/linux/fcntl.h>
 
 #include "span.h"
@@ -36,15 +38,18 @@ static LIST_HEAD(kvm_spans);
 static DEFINE_MUTEX(kvm_spans_lock);
 
 /*
- * Spans whose memory may be in somebody's window: from creation until the span
- * fd and the last member file are gone. Readers are in an RCU section, writers
- * hold the lock. How many there are, and how many there were, see
- * kvm_span_gfn_to_pfn().
+ * Spans whose memory may be in somebody's window, by the memory: from creation
+ * until the span fd, the last member file and the last memory slot are gone.
+ * Readers are in an RCU section, writers hold the lock. How many there are, and
+ * how many there were, see kvm_span_gfn_to_pfn().
  */
-static LIST_HEAD(kvm_spans_alive);
+static DEFINE_HASHTABLE(kvm_spans_alive, 6);
 static DEFINE_SPINLOCK(kvm_spans_alive_lock);
-static atomic_t kvm_spans_nr = ATOMIC_INIT(0);
+atomic_t kvm_spans_nr = ATOMIC_INIT(0);
 static atomic_t kvm_spans_ended = ATOMIC_INIT(0);
+
+/* For what must not be done where it is found to be due. */
+struct workqueue_struct *kvm_span_wq;
 
 #define KVM_SPAN_SEALS_WANTED	(F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 #define KVM_SPAN_SEALS_REFUSED	(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
@@ -117,10 +122,11 @@ static void kvm_span_free(struct kref *ref)
 	atomic_inc(&kvm_spans_ended);
 	/* Who misses the span in the list sees that one has ended. */
 	smp_mb__after_atomic();
-	list_del_rcu(&s->alive);
+	hash_del_rcu(&s->alive);
 	atomic_dec(&kvm_spans_nr);
 	spin_unlock(&kvm_spans_alive_lock);
 
+	kvm_span_mask_exit(s);
 	fput(s->memfd);
 	mmdrop(s->owner);
 	kfree_rcu(s, rcu);
@@ -129,9 +135,26 @@ static void kvm_span_free(struct kref *ref)
 static void kvm_span_list_alive(struct kvm_span *s)
 {
 	spin_lock(&kvm_spans_alive_lock);
-	list_add_rcu(&s->alive, &kvm_spans_alive);
+	hash_add_rcu(kvm_spans_alive, &s->alive, (unsigned long)s->mapping);
 	atomic_inc(&kvm_spans_nr);
 	spin_unlock(&kvm_spans_alive_lock);
+}
+
+/* A reference to the span of this memory whose fd is open, or NULL. */
+struct kvm_span *kvm_span_get_open(struct address_space *mapping)
+{
+	struct kvm_span *s, *found = NULL;
+
+	rcu_read_lock();
+	hash_for_each_possible_rcu(kvm_spans_alive, s, alive, (unsigned long)mapping) {
+		if (s->mapping == mapping && READ_ONCE(s->open) &&
+		    kref_get_unless_zero(&s->ref)) {
+			found = s;
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return found;
 }
 
 /*
@@ -155,7 +178,7 @@ static bool kvm_span_foreign_page(struct kvm *kvm, kvm_pfn_t pfn)
 	 */
 	mapping = READ_ONCE(page_folio(pfn_to_page(pfn))->mapping);
 	rcu_read_lock();
-	list_for_each_entry_rcu(s, &kvm_spans_alive, alive) {
+	hash_for_each_possible_rcu(kvm_spans_alive, s, alive, (unsigned long)mapping) {
 		if (s->mapping != mapping)
 			continue;
 		found = true;
@@ -353,9 +376,11 @@ static int kvm_span_release(struct inode *inode, struct file *file)
 
 	mutex_lock(&kvm_spans_lock);
 	list_del(&s->node);
+	WRITE_ONCE(s->open, false);
 	mutex_unlock(&kvm_spans_lock);
 
 	kvm_span_member_fence_all(s);
+	kvm_span_unbind_vm(s, s->kvm);
 	kvm_put_kvm(s->kvm);
 	kvm_span_put(s);
 	return 0;
@@ -428,7 +453,12 @@ static struct kvm_span *kvm_span_alloc(struct file *memfd, struct kvm *kvm,
 	kref_init(&s->ref);
 	INIT_LIST_HEAD(&s->node);
 	INIT_LIST_HEAD(&s->members);
+	INIT_LIST_HEAD(&s->vms);
 	spin_lock_init(&s->lock);
+	spin_lock_init(&s->mask_lock);
+	spin_lock_init(&s->vms_lock);
+	mutex_init(&s->control);
+	mutex_init(&s->fetch_lock);
 	init_waitqueue_head(&s->wait);
 	s->memfd = get_file(memfd);
 	s->mapping = memfd->f_mapping;
@@ -453,8 +483,10 @@ static int kvm_span_publish(struct kvm_span *s)
 	list_for_each_entry(other, &kvm_spans, node)
 		if (other->mapping == s->mapping)
 			r = -EBUSY;
-	if (!r)
+	if (!r) {
 		list_add(&s->node, &kvm_spans);
+		WRITE_ONCE(s->open, true);
+	}
 	mutex_unlock(&kvm_spans_lock);
 	return r;
 }
@@ -477,12 +509,17 @@ static int kvm_span_make_fd(struct kvm_span *s)
 		kvm_span_refuse_create("memfd has a span already", r);
 		goto err_file;
 	}
+	r = kvm_span_bind_vm(s, s->kvm);
+	if (r) {
+		kvm_span_refuse_create("a memory slot is partly of this memory", r);
+		goto err_file;
+	}
 	trace_kvm_span_create(s->name, s->bytes);
 	fd_install(fd, file);
 	return fd;
 
 err_file:
-	/* Its release drops the span, which is in no list: list_del() is harmless. */
+	/* Its release drops the span; if it is in no list, list_del() is harmless. */
 	fput(file);
 	put_unused_fd(fd);
 	return r;
@@ -583,15 +620,22 @@ int __init kvm_span_init(void)
 
 	if (!span)
 		return 0;
+	kvm_span_wq = alloc_workqueue("kvm-span", WQ_UNBOUND, 0);
+	if (!kvm_span_wq)
+		return -ENOMEM;
 	r = misc_register(&kvm_span_dev);
-	if (r)
+	if (r) {
 		pr_err("cannot register /dev/kvm-span: %d\n", r);
+		destroy_workqueue(kvm_span_wq);
+	}
 	return r;
 }
 
 /* Spans that ended are freed by kfree_rcu(), which needs nothing of ours. */
 void __exit kvm_span_exit(void)
 {
-	if (span)
-		misc_deregister(&kvm_span_dev);
+	if (!span)
+		return;
+	misc_deregister(&kvm_span_dev);
+	destroy_workqueue(kvm_span_wq);
 }

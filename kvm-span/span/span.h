@@ -10,6 +10,7 @@
 #include <linux/kref.h>
 #include <linux/kvm_host.h>
 #include <linux/list.h>
+#include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 #include <uapi/linux/kvm_span.h>
@@ -28,14 +29,23 @@
  */
 #define KVM_SPAN_MAX_WINDOWS	64
 
+/* Watches of all members of one span. */
+#define KVM_SPAN_SPAN_WATCHES	64
+
+/* Bits of KVM_SPAN_ACCESS_* are 1 << these. */
+enum { KVM_SPAN_R, KVM_SPAN_W, KVM_SPAN_X, KVM_SPAN_NR_ACCESS };
+
+struct kvm_span_watch;
+
 /*
- * One guest's memory and who may reach it. The span fd and each member's file
- * hold a reference.
+ * One guest's memory and who may reach it. The span fd, each
+ * member's file and each memory slot that shows the memory hold a reference.
  */
 struct kvm_span {
 	struct kref ref;
 	struct list_head node;		/* in kvm_spans, under kvm_spans_lock */
-	struct list_head alive;		/* in kvm_spans_alive, RCU */
+	struct hlist_node alive;	/* in kvm_spans_alive, RCU */
+	bool open;			/* its fd is; slots are bound to such a one */
 	struct rcu_head rcu;
 	struct file *memfd;		/* constant, the guest's RAM */
 	struct address_space *mapping;	/* constant, memfd's */
@@ -60,6 +70,33 @@ struct kvm_span {
 	wait_queue_head_t wait;		/* readers of events */
 	atomic64_t faults;
 	atomic64_t refused;
+
+	/*
+	 * Watches come, go and change their masks with this held. Never taken
+	 * by a vCPU, nor held over a copy from or to user space.
+	 */
+	struct mutex control;
+	struct kvm_span_watch __rcu *watch[KVM_SPAN_SPAN_WATCHES];
+
+	/*
+	 * A bit for each page of the guest: what all watches together mask, the
+	 * pages under a log, and those whose next write some log has to hear
+	 * of. Allocated when first needed, under control; they stay until the
+	 * span ends. Bits of mask and logged change under mask_lock, those of
+	 * armed by atomic operations; readers take no lock.
+	 */
+	spinlock_t mask_lock;		/* irqsave */
+	unsigned long *mask[KVM_SPAN_NR_ACCESS];
+	unsigned long *logged;
+	unsigned long *armed;
+	struct mutex fetch_lock;	/* one fetch takes bits at a time */
+
+	spinlock_t vms_lock;
+	struct list_head vms;		/* struct kvm_span_vm, VMs with a bound slot */
+	bool logging;			/* some page is under a log; with control */
+
+	atomic64_t pages_zapped;
+	atomic64_t pages_logged;
 };
 
 /*
@@ -104,6 +141,8 @@ int kvm_span_copy_arg(void *arg, size_t ksize, void __user *uarg);
 int kvm_span_return_arg(void __user *uarg, const void *arg, size_t ksize);
 bool kvm_span_name_valid(const u8 *name);
 struct kvm *kvm_span_get_vm(int fd);
+struct kvm_span *kvm_span_get_open(struct address_space *mapping);
+extern struct workqueue_struct *kvm_span_wq;
 
 /* member.c */
 long kvm_span_member_grant(struct kvm_span *span, void __user *uarg);
@@ -114,7 +153,15 @@ void kvm_span_member_drop_record(struct kvm_span_member *member);
 void kvm_span_member_put(struct kvm_span_member *member);
 void kvm_span_member_refused(struct kvm_span_member *member);
 
+/* slot.c */
+int kvm_span_bind_vm(struct kvm_span *span, struct kvm *kvm);
+void kvm_span_unbind_vm(struct kvm_span *span, struct kvm *kvm);
+
+/* mask.c */
+void kvm_span_mask_exit(struct kvm_span *span);
+
 /* window.c */
+struct kvm_span_member *kvm_span_window_member(struct vm_area_struct *vma);
 int kvm_span_window_mmap(struct file *file, struct vm_area_struct *vma);
 unsigned int kvm_span_window_zap(struct kvm_span_member *member);
 void kvm_span_window_flush(void);

@@ -8,6 +8,8 @@
 
 #include <linux/kvm_host.h>
 
+struct kvm_mmu_page;
+
 #ifdef CONFIG_KVM_SPAN
 
 int kvm_span_init(void);
@@ -16,6 +18,105 @@ void kvm_span_exit(void);
 bool __kvm_span_fenced(struct kvm *kvm, unsigned long hva);
 kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn);
 int kvm_span_pause(struct kvm_vcpu *vcpu);
+
+extern atomic_t kvm_spans_nr;
+
+int __kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot);
+void __kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot);
+int __kvm_span_max_level(const struct kvm_memory_slot *slot, struct kvm_span *span,
+			 gfn_t gfn, int max_level);
+bool __kvm_span_hides(const struct kvm_memory_slot *slot, struct kvm_span *span,
+		      const struct kvm_mmu_page *sp, gfn_t gfn, unsigned int access,
+		      bool write);
+unsigned int __kvm_span_spte_access(const struct kvm_memory_slot *slot,
+				    struct kvm_span *span, const struct kvm_mmu_page *sp,
+				    gfn_t gfn, unsigned int access);
+bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_span *span,
+				gfn_t gfn);
+bool kvm_span_log_by_pml(const struct kvm_mmu_page *sp);
+void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span,
+		      gfn_t gfn);
+
+/*
+ * The span whose memory a slot shows, or NULL. Valid as long as the slot is:
+ * the caller holds kvm->srcu for read.
+ */
+static inline struct kvm_span *kvm_span_of(const struct kvm_memory_slot *slot)
+{
+	/* Pairs with kvm_span_bind_present(). */
+	return slot ? smp_load_acquire(&slot->arch.span) : NULL;
+}
+
+/* A slot gets its metadata: does it show a span's memory? */
+static inline int kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	return likely(!atomic_read(&kvm_spans_nr)) ? 0 : __kvm_span_slot_bind(kvm, slot);
+}
+
+static inline void kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	if (unlikely(slot->arch.span))
+		__kvm_span_slot_unbind(kvm, slot);
+}
+
+static inline int kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t gfn,
+				     int max_level)
+{
+	struct kvm_span *span = kvm_span_of(slot);
+
+	return likely(!span) ? max_level : __kvm_span_max_level(slot, span, gfn, max_level);
+}
+
+/* Must there be no entry for this page? If there may, a write goes into logs. */
+static inline bool kvm_span_hides(const struct kvm_memory_slot *slot,
+				  const struct kvm_mmu_page *sp, gfn_t gfn,
+				  unsigned int access, bool write)
+{
+	struct kvm_span *span = kvm_span_of(slot);
+
+	return unlikely(span) && __kvm_span_hides(slot, span, sp, gfn, access, write);
+}
+
+/* What of the access an entry may give. */
+static inline unsigned int kvm_span_spte_access(const struct kvm_memory_slot *slot,
+						const struct kvm_mmu_page *sp, gfn_t gfn,
+						unsigned int access)
+{
+	struct kvm_span *span = kvm_span_of(slot);
+
+	return likely(!span) ? access : __kvm_span_spte_access(slot, span, sp, gfn, access);
+}
+
+/* Must a writable entry be made without D, for the next write to be logged? */
+static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct kvm_span *span = kvm_span_of(slot);
+
+	return unlikely(span) && __kvm_span_withholds_dirty(slot, span, gfn);
+}
+
+/* A page was written: by an entry, by KVM itself, or PML says so. */
+static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct kvm_span *span = kvm_span_of(slot);
+
+	if (unlikely(span))
+		__kvm_span_wrote(slot, span, gfn);
+}
+
+/* Does anybody need the page-modification log of this VM's vCPUs? */
+static inline bool kvm_span_dirty_logging(struct kvm *kvm)
+{
+	return atomic_read(&kvm->nr_memslots_dirty_logging) ||
+	       atomic_read(&kvm->arch.span.logs);
+}
+
+/* A vCPU made while logs exist may have missed the request of all vCPUs. */
+static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu)
+{
+	if (unlikely(atomic_read(&vcpu->kvm->arch.span.logs)) && kvm_x86_ops.cpu_dirty_log_size)
+		kvm_make_request(KVM_REQ_UPDATE_CPU_DIRTY_LOGGING, vcpu);
+}
 
 /* Is this address inside a window that was taken away from the VM? */
 static inline bool kvm_span_fenced(struct kvm *kvm, struct kvm_memory_slot *slot,
@@ -27,6 +128,47 @@ static inline bool kvm_span_fenced(struct kvm *kvm, struct kvm_memory_slot *slot
 }
 
 #else /* !CONFIG_KVM_SPAN */
+
+static inline int kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	return 0;
+}
+
+static inline void kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot) { }
+
+static inline int kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t gfn,
+				     int max_level)
+{
+	return max_level;
+}
+
+static inline bool kvm_span_hides(const struct kvm_memory_slot *slot,
+				  const struct kvm_mmu_page *sp, gfn_t gfn,
+				  unsigned int access, bool write)
+{
+	return false;
+}
+
+static inline unsigned int kvm_span_spte_access(const struct kvm_memory_slot *slot,
+						const struct kvm_mmu_page *sp, gfn_t gfn,
+						unsigned int access)
+{
+	return access;
+}
+
+static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return false;
+}
+
+static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn) { }
+
+static inline bool kvm_span_dirty_logging(struct kvm *kvm)
+{
+	return atomic_read(&kvm->nr_memslots_dirty_logging);
+}
+
+static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu) { }
 
 static inline int kvm_span_init(void) { return 0; }
 static inline void kvm_span_exit(void) { }

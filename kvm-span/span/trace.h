@@ -155,6 +155,80 @@ TRACE_EVENT(kvm_span_refuse,
 		  __entry->member, __entry->err, __get_str(reason))
 );
 
+TRACE_EVENT(kvm_span_bind,
+	TP_PROTO(const char *span, u32 member, u64 gfn, u64 pages, u64 page, bool bound),
+	TP_ARGS(span, member, gfn, pages, page, bound),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__field(u32, member)
+		__field(u64, gfn)
+		__field(u64, pages)
+		__field(u64, page)
+		__field(bool, bound)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__entry->member = member;
+		__entry->gfn = gfn;
+		__entry->pages = pages;
+		__entry->page = page;
+		__entry->bound = bound;
+	),
+
+	TP_printk("span %s member %u %s gfn %#llx pages %llu page %#llx", __get_str(span),
+		  __entry->member, __entry->bound ? "bind" : "unbind", __entry->gfn,
+		  __entry->pages, __entry->page)
+);
+
+TRACE_EVENT(kvm_span_zap,
+	TP_PROTO(const char *span, u64 first, u64 pages),
+	TP_ARGS(span, first, pages),
+
+	TP_STRUCT__entry(
+		__string(span, span)
+		__field(u64, first)
+		__field(u64, pages)
+	),
+
+	TP_fast_assign(
+		__assign_str(span);
+		__entry->first = first;
+		__entry->pages = pages;
+	),
+
+	TP_printk("span %s page %#llx pages %llu", __get_str(span), __entry->first,
+		  __entry->pages)
+);
+
+TRACE_EVENT(kvm_span_log_fetch,
+	TP_PROTO(u32 member, u32 watch, u64 first, u64 next, u32 ranges, u64 dirty),
+	TP_ARGS(member, watch, first, next, ranges, dirty),
+
+	TP_STRUCT__entry(
+		__field(u32, member)
+		__field(u32, watch)
+		__field(u64, first)
+		__field(u64, next)
+		__field(u32, ranges)
+		__field(u64, dirty)
+	),
+
+	TP_fast_assign(
+		__entry->member = member;
+		__entry->watch = watch;
+		__entry->first = first;
+		__entry->next = next;
+		__entry->ranges = ranges;
+		__entry->dirty = dirty;
+	),
+
+	TP_printk("member %u watch %u pages %#llx-%#llx ranges %u dirty %llu",
+		  __entry->member, __entry->watch, __entry->first, __entry->next,
+		  __entry->ranges, __entry->dirty)
+);
+
 #endif /* _TRACE_KVM_SPAN_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -19,12 +19,6 @@
 #include <linux/kvm_host.h>
 #include "span.h"
 
-/* Of all members of one span. */
-#define KVM_SPAN_SPAN_WATCHES	64
-
-/* Bits of KVM_SPAN_ACCESS_* are 1 << these. */
-enum { KVM_SPAN_R, KVM_SPAN_W, KVM_SPAN_X, KVM_SPAN_NR_ACCESS };
-
 /* Why a watch masks an access. */
 enum kvm_span_why {
 	KVM_SPAN_WHY_BLOCK,
@@ -48,6 +42,7 @@ struct kvm_span_watch {
 	unsigned long *masked[KVM_SPAN_NR_WHY][KVM_SPAN_NR_ACCESS];
 	unsigned long *logging;		/* pages under the log */
 	unsigned long *written;		/* the log; atomic bit operations */
+	unsigned long *blocks;		/* of 2 MiB, taken apart for it; control */
 
 	/* Under span->event_lock. */
 	unsigned int timeouts_in_a_row;
@@ -81,15 +76,54 @@ static inline u64 kvm_span_slot_page(const struct kvm_memory_slot *slot, gfn_t g
 	return slot->arch.span_page + (gfn - slot->base_gfn);
 }
 
-/* slot.c */
-void kvm_span_bind_vm(struct kvm_span *span, struct kvm *kvm);
-void kvm_span_zap(struct kvm_span *span, u64 first, u64 pages);
+/*
+ * A VM that has slots of the span. Stays in the list while it has one, or a
+ * walk is at it. The slots keep the VM's structure, not the VM, alive.
+ */
+struct kvm_span_vm {
+	struct list_head node;		/* in span->vms; all of it under vms_lock */
+	struct kvm *kvm;
+	unsigned int slots;
+	unsigned int walks;
+	bool logging;			/* counted in kvm->arch.span.logs */
+	struct work_struct put;		/* a walk was left with the last reference */
+	struct kvm_span *span;		/* of that work */
+};
 
 /*
- * mask.c. set: the caller holds span->control; allocates (-ENOMEM), and has
- * taken effect in every VM and TLB when it returns 0. clear: span->control held,
- * cannot fail; lets 2 MiB mappings come back. lift: from a vCPU, one page, may
- * not sleep; the fault that comes anew builds the wider entry.
+ * slot.c. zap: takes the pages out of the EPTs of all VMs and returns when no
+ * TLB has them any more. next: the walk over the VMs; each is referenced until
+ * the next call, none of our locks is held in between.
+ */
+void kvm_span_zap(struct kvm_span *span, u64 first, u64 pages);
+struct kvm_span_vm *kvm_span_vm_next(struct kvm_span *span, struct kvm_span_vm *vm);
+void kvm_span_vms_logging(struct kvm_span *span, bool on);
+
+#define kvm_span_for_each_vm(vm, span) \
+	for (vm = kvm_span_vm_next(span, NULL); vm; vm = kvm_span_vm_next(span, vm))
+
+/* The pages of a slot that are within [first, last] of the guest's memory. */
+static inline bool kvm_span_slot_part(const struct kvm_memory_slot *slot,
+				      struct kvm_span *span, u64 first, u64 last,
+				      gfn_t *start, gfn_t *end)
+{
+	u64 from = slot->arch.span_page, to = from + slot->npages - 1;
+
+	if (slot->arch.span != span || from > last || to < first)
+		return false;
+	*start = slot->base_gfn + (max(first, from) - from);
+	*end = slot->base_gfn + (min(last, to) - from) + 1;
+	return true;
+}
+
+/*
+ * mask.c. The watch is in span->watch[]. set: the caller holds span->control;
+ * allocates (-ENOMEM), and has taken effect in every VM and TLB when it returns
+ * 0. clear: span->control held, cannot fail; lets 2 MiB mappings come back.
+ * lift: one page, any context; the fault that comes anew builds the wider entry.
+ * drop: the watch has been taken out of span->watch[], span->control is still
+ * held: none of its masks nor its log has an effect any longer. free: an RCU
+ * grace period later.
  */
 int kvm_span_mask_set(struct kvm_span_watch *watch, enum kvm_span_why why,
 		      u32 access, u64 first, u64 pages);
@@ -100,17 +134,35 @@ void kvm_span_mask_lift(struct kvm_span_watch *watch, enum kvm_span_why why,
 /* What is masked on a page; but not what a member's own subscriptions mask. */
 u32 kvm_span_mask_of(struct kvm_span *span, u64 page,
 		     const struct kvm_span_member *except);
+void kvm_span_mask_drop(struct kvm_span_watch *watch);
 void kvm_span_mask_free(struct kvm_span_watch *watch);
+bool kvm_span_split(struct kvm_span *span, u64 first, u64 pages);
+
+/* mask.c for log.c; span->control held. */
+int kvm_span_bitmap_need(struct kvm_span *span, unsigned long **bitmap);
+int kvm_span_logging_set(struct kvm_span_watch *watch, u64 first, u64 pages);
+void kvm_span_logging_clear(struct kvm_span_watch *watch, u64 first, u64 pages);
 
 /*
- * log.c. start and stop: span->control held. written: any context, also atomic;
- * puts the page into every log that covers it.
+ * log.c. start and stop: span->control held. fetch: without it, but the watch
+ * stays; copies the ranges and *arg to the user, sleeping. written: any context,
+ * also atomic; puts the page into every log that covers it.
  */
 int kvm_span_log_start(struct kvm_span_watch *watch, u64 first, u64 pages);
 void kvm_span_log_stop(struct kvm_span_watch *watch, u64 first, u64 pages);
-long kvm_span_log_fetch(struct kvm_span_watch *watch, struct kvm_span_log_fetch *arg);
+long kvm_span_log_fetch(struct kvm_span_watch *watch, struct kvm_span_log_fetch *arg,
+			void __user *uarg);
 void kvm_span_log_written(struct kvm_span *span, u64 page);
-bool kvm_span_log_armed(struct kvm_span *span, u64 page);
+void kvm_span_log_dropped(struct kvm_span_watch *watch);
+u64 kvm_span_log_features(void);
+
+/* Must the next write to the page be told to a log? */
+static inline bool kvm_span_log_armed(struct kvm_span *span, u64 page)
+{
+	unsigned long *armed = READ_ONCE(span->armed);
+
+	return armed && test_bit(page, armed);
+}
 
 /* watch.c */
 long kvm_span_watch_ioctl(struct kvm_span_member *member, unsigned int nr,

@@ -357,6 +357,12 @@ void kvm_span_window_flush(void)
 	on_each_cpu(kvm_span_flush_cpu, NULL, 1);
 }
 
+/* Whose window a mapping is; NULL if it is none. */
+struct kvm_span_member *kvm_span_window_member(struct vm_area_struct *vma)
+{
+	return vma->vm_ops == &kvm_span_window_vm_ops ? vma->vm_private_data : NULL;
+}
+
 /* How much address space the member has mapped. */
 u64 kvm_span_window_bytes(struct kvm_span_member *member)
 {

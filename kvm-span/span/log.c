@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KVM Span: which pages of the guest were written.
+ *
+ * Each log is a bitmap of its own. A page is armed while some log of it lacks
+ * the page: then its next write is to be heard of. By the page-modification log
+ * of the vCPU where that works (the entry is writable, its D bit is withheld),
+ * else by a fault (the entry is not writable). A page that is not armed is in
+ * every log of it, or in the answer that a fetch is just putting together:
+ *
+ * - a write takes the page out of armed first, then puts it into the logs;
+ * - a fetch takes the page out of the log first, then arms it, then sees to it
+ *   that entries and TLBs do not let a write pass unheard, then answers.
+ */
+#include <linux/bitmap.h>
+#include <linux/mm.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "x86.h"
+#include "mmu.h"
+#include "mmu/mmu_internal.h"
+#include "mmu/spte.h"
+#include "mmu/tdp_mmu.h"
+#include "watch.h"
+#include "span_hooks.h"
+#include "trace.h"
+
+#define KVM_SPAN_FETCH_MAX	65536	/* ranges of one call */
+
+u64 kvm_span_log_features(void)
+{
+	return KVM_SPAN_FEATURE_LOG |
+	       (kvm_x86_ops.cpu_dirty_log_size ? KVM_SPAN_FEATURE_PML : 0);
+}
+
+/* The bits of [first, end) in the word that first is in. */
+static unsigned long kvm_span_word_mask(u64 first, u64 end)
+{
+	unsigned long in = BITMAP_FIRST_WORD_MASK(first);
+
+	if (end < round_down(first, BITS_PER_LONG) + BITS_PER_LONG)
+		in &= BITMAP_LAST_WORD_MASK(end);
+	return in;
+}
+
+static u64 kvm_span_next_word(u64 page)
+{
+	return round_down(page, BITS_PER_LONG) + BITS_PER_LONG;
+}
+
+static atomic_long_t *kvm_span_word(unsigned long *bits, u64 page)
+{
+	return (atomic_long_t *)&bits[page / BITS_PER_LONG];
+}
+
+/* Others change bits of the same words meanwhile. */
+static void kvm_span_bits_or(unsigned long *bits, u64 first, u64 end)
+{
+	for (; first < end; first = kvm_span_next_word(first))
+		atomic_long_or(kvm_span_word_mask(first, end), kvm_span_word(bits, first));
+}
+
+static void kvm_span_bits_andnot(unsigned long *bits, u64 first, u64 end)
+{
+	for (; first < end; first = kvm_span_next_word(first))
+		atomic_long_andnot(kvm_span_word_mask(first, end), kvm_span_word(bits, first));
+}
+
+/* For the MMU. */
+
+/* Does the page-modification log work for entries of this table? */
+bool kvm_span_log_by_pml(const struct kvm_mmu_page *sp)
+{
+	/* In a nested guest it would log addresses of that guest. */
+	return kvm_x86_ops.cpu_dirty_log_size && !sp->role.guest_mode && !sp->role.ad_disabled;
+}
+
+/* Where PML does not work, an armed page's entry is not writable at all. */
+bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_span *span,
+				gfn_t gfn)
+{
+	return kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn));
+}
+
+/* Put a page that was written into the logs. Any context. */
+void kvm_span_log_written(struct kvm_span *span, u64 page)
+{
+	struct kvm_span_watch *watch;
+	unsigned long *bits;
+	int i;
+
+	if (!READ_ONCE(span->armed))
+		return;
+	/* What was written, then the look at armed; pairs with the one of a fetch. */
+	smp_mb();
+	if (!kvm_span_log_armed(span, page) || !test_and_clear_bit(page, span->armed))
+		return;
+	rcu_read_lock();
+	for (i = 0; i < KVM_SPAN_SPAN_WATCHES; i++) {
+		watch = rcu_dereference(span->watch[i]);
+		bits = watch ? READ_ONCE(watch->logging) : NULL;
+		if (!bits || !test_bit(page, bits) || test_and_set_bit(page, watch->written))
+			continue;
+		atomic64_inc(&watch->logged);
+		atomic64_inc(&span->pages_logged);
+	}
+	rcu_read_unlock();
+}
+
+/* For mark_page_dirty_in_slot(): any context, also with interrupts off. */
+void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span, gfn_t gfn)
+{
+	kvm_span_log_written(span, kvm_span_slot_page(slot, gfn));
+}
+
+/* Start and stop. */
+
+/*
+ * The page-modification log is on in every VM before the first page can be
+ * armed: pages are armed by fetches of logs that have them.
+ */
+int kvm_span_log_start(struct kvm_span_watch *watch, u64 first, u64 pages)
+{
+	struct kvm_span *span = kvm_span_watch_span(watch);
+	bool was = span->logging;
+	int r;
+
+	lockdep_assert_held(&span->control);
+	r = kvm_span_bitmap_need(span, &span->armed);
+	if (!r)
+		r = kvm_span_bitmap_need(span, &watch->written);
+	if (r)
+		return r;
+	if (!was)
+		kvm_span_vms_logging(span, true);
+	/* All of it is in the log at first; a page that is not under it yet says nothing. */
+	kvm_span_bits_or(watch->written, first, first + pages);
+	r = kvm_span_logging_set(watch, first, pages);
+	if (r && !was)
+		kvm_span_vms_logging(span, false);
+	return r;
+}
+
+/* Pages that no log has any more are not armed. */
+static void kvm_span_log_disarm(struct kvm_span *span, u64 first, u64 pages)
+{
+	u64 end = first + pages, word = round_down(first, BITS_PER_LONG);
+
+	lockdep_assert_held(&span->fetch_lock);
+	for (; word < end; word += BITS_PER_LONG)
+		atomic_long_and(READ_ONCE(span->logged[word / BITS_PER_LONG]),
+				kvm_span_word(span->armed, word));
+	cond_resched();
+}
+
+static void kvm_span_log_maybe_off(struct kvm_span *span)
+{
+	if (span->logging && find_first_bit(span->logged, kvm_span_pages(span)) >=
+	    kvm_span_pages(span))
+		kvm_span_vms_logging(span, false);
+}
+
+void kvm_span_log_stop(struct kvm_span_watch *watch, u64 first, u64 pages)
+{
+	struct kvm_span *span = kvm_span_watch_span(watch);
+
+	lockdep_assert_held(&span->control);
+	if (!watch->logging)
+		return;
+	/* No fetch is taking bits, or will once they are gone. */
+	mutex_lock(&span->fetch_lock);
+	kvm_span_logging_clear(watch, first, pages);
+	kvm_span_bits_andnot(watch->written, first, first + pages);
+	kvm_span_log_disarm(span, first, pages);
+	mutex_unlock(&span->fetch_lock);
+	kvm_span_log_maybe_off(span);
+}
+
+/* For kvm_span_mask_drop(): the watch is out of span->watch[], so of the unions. */
+void kvm_span_log_dropped(struct kvm_span_watch *watch)
+{
+	struct kvm_span *span = kvm_span_watch_span(watch);
+
+	lockdep_assert_held(&span->control);
+	if (!watch->logging)
+		return;
+	mutex_lock(&span->fetch_lock);
+	/* A fetch that comes later finds nothing to take. */
+	bitmap_zero(watch->logging, kvm_span_pages(span));
+	kvm_span_log_disarm(span, 0, kvm_span_pages(span));
+	mutex_unlock(&span->fetch_lock);
+	kvm_span_log_maybe_off(span);
+}
+
+/* Fetch. */
+
+struct kvm_span_fetch {
+	struct kvm_span_log_range *ranges;
+	u32 max;
+	u32 count;
+	u64 dirty;
+	u64 next;
+};
+
+/* Add one run of pages; false if there is no room for it. */
+static bool kvm_span_fetch_run(struct kvm_span_fetch *f, u64 first, u64 pages)
+{
+	struct kvm_span_log_range *last = f->count ? &f->ranges[f->count - 1] : NULL;
+
+	if (last && last->first + last->pages == first) {
+		last->pages += pages;
+	} else {
+		if (f->count == f->max)
+			return false;
+		f->ranges[f->count++] = (struct kvm_span_log_range){ first, pages };
+	}
+	f->dirty += pages;
+	return true;
+}
+
+/* Add the runs of one word; returns the bits of it that found room. */
+static unsigned long kvm_span_fetch_word(struct kvm_span_fetch *f, u64 base,
+					 unsigned long word)
+{
+	unsigned int from, to;
+
+	for (from = find_next_bit(&word, BITS_PER_LONG, 0); from < BITS_PER_LONG;
+	     from = find_next_bit(&word, BITS_PER_LONG, to)) {
+		to = find_next_zero_bit(&word, BITS_PER_LONG, from);
+		if (!kvm_span_fetch_run(f, base + from, to - from)) {
+			f->next = base + from;
+			return from ? word & BITMAP_LAST_WORD_MASK(from) : 0;
+		}
+	}
+	return word;
+}
+
+/* Take pages out of the log. fetch_lock keeps other takers away. */
+static void kvm_span_fetch_take(struct kvm_span_watch *watch, struct kvm_span_fetch *f,
+				u64 first, u64 end)
+{
+	unsigned long word, taken;
+	u64 at, n;
+
+	f->next = end;
+	for (at = first; at < end; at = n) {
+		n = kvm_span_next_word(at);
+		if (!(n % (1 << 20)))
+			cond_resched();
+		word = READ_ONCE(watch->written[at / BITS_PER_LONG]) &
+		       READ_ONCE(watch->logging[at / BITS_PER_LONG]) &
+		       kvm_span_word_mask(at, end);
+		if (!word)
+			continue;
+		taken = kvm_span_fetch_word(f, round_down(at, BITS_PER_LONG), word);
+		if (taken)
+			atomic_long_andnot(taken, kvm_span_word(watch->written, at));
+		if (taken != word)
+			return;
+	}
+}
+
+static void kvm_span_fetch_put_back(struct kvm_span_watch *watch,
+				    const struct kvm_span_fetch *f)
+{
+	u32 i;
+
+	for (i = 0; i < f->count; i++)
+		kvm_span_bits_or(watch->written, f->ranges[i].first,
+				 f->ranges[i].first + f->ranges[i].pages);
+}
+
+/*
+ * Let the next write to each of these pages be heard of, mmu_lock held for
+ * write. Returns with it held, it may have been dropped.
+ */
+static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t start,
+				gfn_t end)
+{
+	gfn_t at, next, base = slot->base_gfn;
+
+	/*
+	 * Entries of 2 MiB: in pieces where it is cheap. What is left of them is
+	 * not writable; the fault that comes makes small ones, since the pages
+	 * are under a log.
+	 */
+	if (tdp_mmu_enabled && READ_ONCE(eager_page_split))
+		kvm_tdp_mmu_try_split_huge_pages(kvm, slot, start, end, PG_LEVEL_4K, false);
+	for (at = start; at < end; at = gfn_round_for_level(at, PG_LEVEL_2M) +
+					KVM_PAGES_PER_HPAGE(PG_LEVEL_2M))
+		kvm_mmu_slot_gfn_write_protect(kvm, slot, at, PG_LEVEL_2M);
+
+	for (at = start; at < end; at = next) {
+		next = min(end, base + kvm_span_next_word(at - base));
+		kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot,
+							round_down(at - base, BITS_PER_LONG),
+							kvm_span_word_mask(at - base, next - base));
+		if (need_resched() || rwlock_needbreak(&kvm->mmu_lock)) {
+			kvm_flush_remote_tlbs(kvm);
+			cond_resched_rwlock_write(&kvm->mmu_lock);
+		}
+	}
+}
+
+static void kvm_span_rearm_slot(struct kvm *kvm, struct kvm_memory_slot *slot,
+				struct kvm_span *span, const struct kvm_span_fetch *f)
+{
+	const struct kvm_span_log_range *range;
+	gfn_t start, end;
+	u32 i;
+
+	for (i = 0; i < f->count; i++) {
+		range = &f->ranges[i];
+		if (kvm_span_slot_part(slot, span, range->first,
+				       range->first + range->pages - 1, &start, &end))
+			kvm_span_rearm_gfns(kvm, slot, start, end);
+	}
+}
+
+static void kvm_span_rearm_vm(struct kvm *kvm, struct kvm_span *span,
+			      const struct kvm_span_fetch *f)
+{
+	struct kvm_memory_slot *slot;
+	int as_id, bkt, idx;
+
+	idx = srcu_read_lock(&kvm->srcu);
+	write_lock(&kvm->mmu_lock);
+	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
+		kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, as_id))
+			kvm_span_rearm_slot(kvm, slot, span, f);
+	/* Before the lock goes: see the comment at kvm_mmu_slot_apply_flags(). */
+	kvm_flush_remote_tlbs(kvm);
+	write_unlock(&kvm->mmu_lock);
+	srcu_read_unlock(&kvm->srcu, idx);
+}
+
+static void kvm_span_rearm(struct kvm_span *span, const struct kvm_span_fetch *f)
+{
+	struct kvm_span_vm *vm;
+	u32 i;
+
+	if (!f->count)
+		return;
+	for (i = 0; i < f->count; i++)
+		kvm_span_bits_or(span->armed, f->ranges[i].first,
+				 f->ranges[i].first + f->ranges[i].pages);
+	/*
+	 * Armed first; then the slots (see kvm_span_zap()), and what was written
+	 * by those who did not see it armed (see kvm_span_log_written()).
+	 */
+	smp_mb();
+	kvm_span_for_each_vm(vm, span)
+		kvm_span_rearm_vm(vm->kvm, span, f);
+}
+
+/* What vCPUs have in their buffers gets into the logs when they leave the guest. */
+static void kvm_span_log_kick(struct kvm_span *span)
+{
+	struct kvm_span_vm *vm;
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	if (!kvm_x86_ops.cpu_dirty_log_size)
+		return;
+	kvm_span_for_each_vm(vm, span)
+		kvm_for_each_vcpu(i, vcpu, vm->kvm)
+			kvm_vcpu_kick(vcpu);
+}
+
+static int kvm_span_fetch_check(struct kvm_span *span, const struct kvm_span_log_fetch *arg)
+{
+	u64 all = kvm_span_pages(span);
+
+	if (arg->flags || arg->pad || !arg->max || arg->max > KVM_SPAN_FETCH_MAX)
+		return -EINVAL;
+	if (!arg->pages || arg->first >= all || arg->pages > all - arg->first)
+		return -EINVAL;
+	return 0;
+}
+
+static int kvm_span_fetch_return(const struct kvm_span_fetch *f,
+				 struct kvm_span_log_fetch *arg, void __user *uarg)
+{
+	if (copy_to_user(u64_to_user_ptr(arg->ranges), f->ranges,
+			 f->count * sizeof(*f->ranges)))
+		return -EFAULT;
+	arg->next = f->next;
+	arg->dirty = f->dirty;
+	arg->count = f->count;
+	return kvm_span_return_arg(uarg, arg, sizeof(*arg));
+}
+
+/* The caller keeps the watch, and holds no lock of ours: user memory may be slow. */
+long kvm_span_log_fetch(struct kvm_span_watch *watch, struct kvm_span_log_fetch *arg,
+			void __user *uarg)
+{
+	struct kvm_span *span = kvm_span_watch_span(watch);
+	struct kvm_span_fetch f = { .max = arg->max, .next = arg->first + arg->pages };
+	int r;
+
+	r = kvm_span_fetch_check(span, arg);
+	if (r)
+		return r;
+	f.ranges = kvmalloc_array(f.max, sizeof(*f.ranges), GFP_KERNEL_ACCOUNT);
+	if (!f.ranges)
+		return -ENOMEM;
+
+	kvm_span_log_kick(span);
+	mutex_lock(&span->fetch_lock);
+	/* Published after written and armed. */
+	if (smp_load_acquire(&watch->logging)) {
+		kvm_span_fetch_take(watch, &f, arg->first, arg->first + arg->pages);
+		kvm_span_rearm(span, &f);
+	}
+	mutex_unlock(&span->fetch_lock);
+
+	r = kvm_span_fetch_return(&f, arg, uarg);
+	if (r)
+		kvm_span_fetch_put_back(watch, &f);
+	else
+		atomic64_add(f.dirty, &watch->fetched);
+	trace_kvm_span_log_fetch(watch->member->id, watch->id, arg->first, f.next, f.count,
+				 f.dirty);
+	kvfree(f.ranges);
+	return r;
+}
