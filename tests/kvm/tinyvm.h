@@ -32,6 +32,7 @@
 #define TINY_STUB_GPA	0x4000u		/* 32 bytes for each vector */
 #define TINY_STACK_GPA	0x8000u		/* grows downwards from here */
 #define TINY_PD_GPA	0x9000u		/* page directory, with TINY_PAGING */
+#define TINY_VCPU_GPA	0x10000u	/* code of vCPU n at n times this */
 
 #define TINY_PORT_DONE	0x10
 #define TINY_PORT_EXC	0xee
@@ -56,6 +57,7 @@ struct tiny_vm {
 	int done_fd;			/* counts pieces that have ended */
 	volatile int result;
 	bool going;
+	uint32_t code_gpa, stack_gpa;
 };
 
 /* How a piece ended. */
@@ -203,6 +205,38 @@ static inline void tiny_lapic_on(int vcpu)
 	MUST(ioctl(vcpu, KVM_SET_LAPIC, &l));
 }
 
+static inline void tiny_vcpu(struct tiny_vm *v, int kvm, int id, unsigned int flags)
+{
+	v->vcpu = MUST(ioctl(v->vm, KVM_CREATE_VCPU, id));
+	v->run_bytes = MUST(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+	v->run = mmap(NULL, v->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, v->vcpu, 0);
+	MUST(v->run == MAP_FAILED ? -1 : 0);
+	v->done_fd = MUST(eventfd(0, EFD_CLOEXEC));
+	v->code_gpa = id ? id * TINY_VCPU_GPA : CODE_GPA;
+	v->stack_gpa = id ? v->code_gpa + 0x2000 : TINY_STACK_GPA;
+	tiny_flat_mode(v->vcpu);
+	if (flags & TINY_IRQCHIP) {
+		struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+
+		tiny_lapic_on(v->vcpu);
+		MUST(ioctl(v->vcpu, KVM_SET_MP_STATE, &runnable));
+	}
+	if (flags & TINY_AVX)
+		tiny_avx(kvm, v->vcpu);
+}
+
+/* One more vCPU of a VM, with a struct of its own; tiny_free() the first one last. */
+static inline void tiny_add_vcpu(struct tiny_vm *v, const struct tiny_vm *first, int id, unsigned int flags)
+{
+	int kvm = MUST(open("/dev/kvm", O_RDWR | O_CLOEXEC));
+
+	memset(v, 0, sizeof(*v));
+	v->vm = first->vm;
+	v->ram = first->ram;
+	tiny_vcpu(v, kvm, id, flags);
+	close(kvm);
+}
+
 static inline void tiny_init_with(struct tiny_vm *v, unsigned int flags)
 {
 	int kvm = MUST(open("/dev/kvm", O_RDWR | O_CLOEXEC));
@@ -216,16 +250,7 @@ static inline void tiny_init_with(struct tiny_vm *v, unsigned int flags)
 	MUST(v->ram == MAP_FAILED ? -1 : 0);
 	tiny_tables(v->ram);
 	MUST(tiny_slot(v, 0, 0, v->ram, TINY_RAM, 0));
-	v->vcpu = MUST(ioctl(v->vm, KVM_CREATE_VCPU, 0));
-	v->run_bytes = MUST(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
-	v->run = mmap(NULL, v->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, v->vcpu, 0);
-	MUST(v->run == MAP_FAILED ? -1 : 0);
-	v->done_fd = MUST(eventfd(0, EFD_CLOEXEC));
-	tiny_flat_mode(v->vcpu);
-	if (flags & TINY_IRQCHIP)
-		tiny_lapic_on(v->vcpu);
-	if (flags & TINY_AVX)
-		tiny_avx(kvm, v->vcpu);
+	tiny_vcpu(v, kvm, 0, flags);
 	if (flags & TINY_PAGING) {
 		tiny_page_directory(v->ram + TINY_PD_GPA);
 		tiny_paging(v, TINY_PD_GPA);
@@ -346,11 +371,11 @@ static inline void tiny_prepare(struct tiny_vm *v, const uint8_t *code, const ui
 				const struct tiny_regs *r)
 {
 	struct kvm_regs regs = {
-		.rip = CODE_GPA, .rflags = 0x202, .rax = r->eax, .rbx = r->ebx, .rcx = r->ecx, .rdx = r->edx,
-		.rsi = r->esi, .rdi = r->edi, .rbp = r->ebp, .rsp = r->esp ? r->esp : TINY_STACK_GPA,
+		.rip = v->code_gpa, .rflags = 0x202, .rax = r->eax, .rbx = r->ebx, .rcx = r->ecx, .rdx = r->edx,
+		.rsi = r->esi, .rdi = r->edi, .rbp = r->ebp, .rsp = r->esp ? r->esp : v->stack_gpa,
 	};
 
-	memcpy(v->ram + CODE_GPA, code, end - code);
+	memcpy(v->ram + v->code_gpa, code, end - code);
 	v->stop = false;
 	v->run->immediate_exit = 0;
 	MUST(ioctl(v->vcpu, KVM_SET_REGS, &regs));

@@ -8,6 +8,10 @@
 
 #include "spanlib.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
 #define PAGES		(MEM_BYTES / PAGE)
 #define ACC_R		KVM_SPAN_ACCESS_R
 #define ACC_W		KVM_SPAN_ACCESS_W
@@ -219,12 +223,37 @@ struct guest {
 	struct tiny_vm vm;
 };
 
+/* The memory where it may have huge pages. */
+static inline uint8_t *guest_map(int memfd)
+{
+	uint8_t *room = mmap(NULL, MEM_BYTES + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *at = (uint8_t *)(((uintptr_t)room + HUGE - 1) & ~(HUGE - 1));
+
+	MUST(room == MAP_FAILED ? -1 : 0);
+	at = mmap(at, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, 0);
+	MUST(at == MAP_FAILED ? -1 : 0);
+	return at;
+}
+
+/* Have the memory in huge pages; false: there are none to be had. */
+static inline bool guest_huge(uint8_t *mem)
+{
+	int knob = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDWR);
+
+	if (knob < 0)
+		return false;
+	MUST(write(knob, "advise", 6));
+	close(knob);
+	madvise(mem, MEM_BYTES, MADV_HUGEPAGE);
+	memset(mem, 0, MEM_BYTES);
+	return madvise(mem, MEM_BYTES, MADV_COLLAPSE) == 0;
+}
+
 static inline void guest_new(struct guest *g, unsigned int flags)
 {
 	memset(g, 0, sizeof(*g));
 	g->memfd = memfd_new(MEM_BYTES, GUEST_SEALS);
-	g->mem = mmap(NULL, MEM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, g->memfd, 0);
-	MUST(g->mem == MAP_FAILED ? -1 : 0);
+	g->mem = guest_map(g->memfd);
 	tiny_init_with(&g->vm, TINY_IRQCHIP | flags);
 	MUST(tiny_slot(&g->vm, 1, WINDOW_GPA, g->mem, MEM_BYTES, 0));
 	g->span = span_create(g->memfd, g->vm.vm);
