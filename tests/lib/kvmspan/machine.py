@@ -26,6 +26,7 @@ from .topology import Topology
 # The same on L0 and in an L1, so that the guest can go from one to the other.
 GUEST_CPU = ("Skylake-Client-noTSX-IBRS,enforce,host-phys-bits=on,vmx=off,kvm-asyncpf=off,kvm-asyncpf-int=off,"
              "kvm-steal-time=off,kvm-pv-eoi=off")
+RIGHTS = ["notify", "block", "deny", "log"]
 SMALL = 16384          # files up to this size go by the serial line
 # loglevel=5: warnings reach the console, and so the verdict, and survive a crash.
 QUIET = ("quiet loglevel=5 mitigations=off reboot=t cryptomgr.notests tsc=reliable no_timer_check "
@@ -553,8 +554,17 @@ class Machine:
 
     # VMs.
     def policy(self):
-        return {"members": [{"name": s.name, "access": s.access}
-                            for s in self.topology.vms if s.access and s.access != "none"]}
+        members = []
+        for s in self.topology.vms:
+            if not s.access or s.access == "none":
+                continue
+            member = {"name": s.name, "access": s.access}
+            if s.rights:
+                member["rights"] = RIGHTS if s.rights == "all" else s.rights.split(",")
+            if s.deadline:
+                member["max-deadline-us"] = s.deadline
+            members.append(member)
+        return {"members": members}
 
     def _qemu_command(self, spec, peer_on=None):
         """peer_on: for a second controller of the guest, in that L1, with the window as its memory."""
@@ -625,7 +635,9 @@ class Machine:
             raise MachineError(f"{name} did not boot: {vm.lost}; {vm.host.run(f'cat {RUN}/{name}.log')[1]}")
         if vm.spec.role == "l1":
             vm.run("cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && insmod kvm.ko && "
-                   "insmod kvm-intel.ko && { [ ! -f span_port.ko ] || insmod span_port.ko; }", timeout=100)
+                   "insmod kvm-intel.ko && { [ ! -f span_port.ko ] || insmod span_port.ko; } && "
+                   # Off by default on a machine as small as that.
+                   "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled", timeout=100)
         self.log(f"{name} is up")
         return vm
 

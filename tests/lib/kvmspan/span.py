@@ -83,8 +83,11 @@ class Memory:
         self._p.wait()
 
 
-def attach(m, name, access=None, timeout_ms=None, raw=False, port=None):
+def attach(m, name, access=None, timeout_ms=None, raw=False, port=None, rights=None):
+    """access, rights: None for what the policy has."""
     arguments = {"guest": GUEST, "name": name, "port": port or f"{RUN}/{name}.port"}
+    if rights is not None:
+        arguments["rights"] = rights
     if access:
         arguments["access"] = access
     if timeout_ms:
@@ -112,8 +115,8 @@ def wait_driver(m, name, state):
     m[name].run(f"spanctl wait /dev/span0 --{state} -t 20")
 
 
-def bring(m, name, access):
-    result = attach(m, name, access)
+def bring(m, name, access, rights=None):
+    result = attach(m, name, access, rights=rights)
     wait_driver(m, name, "attached")
     return result
 

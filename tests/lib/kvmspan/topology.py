@@ -19,6 +19,8 @@ KEYS = {
     "modules": str,    # stock, span: which KVM; default: the run's at L0, stock in an L1
     "window": str,     # size of the span-port's window; none: no port
     "access": str,     # ro, rw: what the guest's policy grants; none: no entry
+    "rights": str,     # and which rights: notify, block, deny, log, with commas, or all
+    "deadline": int,   # longest one of its watches, microseconds
     "on": str,         # the level whose QEMU runs it; default: L0
     "role": str,       # guest, l1, plain: default by name
 }
