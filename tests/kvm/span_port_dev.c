@@ -237,6 +237,7 @@ static void empty_use(void)
 	struct span_port_info i = info_of(fd);
 	char c;
 
+	CHECK(!(i.status & SPAN_STATUS_WATCH));
 	CHECK(!(i.status & SPAN_STATUS_ATTACHED) && !i.bytes && !i.name[0]);
 	CHECK_ERR(read(fd, &c, 1), ENODEV);
 	CHECK_ERR(pread(fd, &c, 1, SCRATCH), ENODEV);
@@ -285,7 +286,8 @@ static void state(void)
 	struct span_port_info i = info_of(fd);
 	char text[64], want[64];
 
-	CHECK(i.status == (SPAN_STATUS_ATTACHED | (want_ro ? SPAN_STATUS_READONLY : 0)), "%#x", i.status);
+	CHECK((i.status & ~SPAN_STATUS_WATCH) == (SPAN_STATUS_ATTACHED | (want_ro ? SPAN_STATUS_READONLY : 0)),
+	      "%#x", i.status);
 	CHECK(i.bytes && i.bytes % PAGE == 0 && i.bytes <= i.window_bytes);
 	CHECK(i.generation > 0);
 	CHECK(i.name[0] && !i.name[SPAN_NAME_LEN - 1]);
