@@ -1,0 +1,878 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Random operations on watches against a model that says what each of them has
+ * to give, while other vCPUs, the dirty log and the memory's owner go on:
+ * grant, join, map, attach a slot, subscribe, unsubscribe, protect, log, fetch,
+ * answer, touch by the guest and by members, write by the controller, revoke,
+ * leave, destroy, kill a process.
+ *
+ *	span_model [--seed N] [--ops N] [--verbose]
+ *
+ * The same seed makes the same choices.
+ *
+ * test: mem/model timeout=600 tags=slow args=--seed,1,--ops,4000
+ * test: mem/model-debug timeout=1800 tags=debug args=--seed,2,--ops,10000
+ */
+#define KTAP_DEADLINE 3600
+#include "watchlib.h"
+
+#include <getopt.h>
+#include <sys/prctl.h>
+
+#define MODEL_PAGES	24		/* around the end of a 2 MiB block */
+#define MODEL_FIRST	(512 - MODEL_PAGES / 2)
+#define MEMBERS		5
+#define PROCESS		MEMBERS		/* the one that is a process and gets killed */
+#define WATCHES		3		/* of one member */
+#define CHAOS_PAGE	900
+#define DEADLINE_US	3000000		/* never reached: we answer */
+#define REARM_MS	8		/* a page that was lifted is masked again by then */
+
+static unsigned long seed = 1, ops = 4000;
+static bool verbose;
+static struct guest g;
+static uint64_t rng;
+
+static uint32_t rnd(uint32_t n)
+{
+	rng = rng * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (uint32_t)(rng >> 33) % n;
+}
+
+static void say(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!verbose)
+		return;
+	va_start(ap, fmt);
+	printf("# ");
+	vprintf(fmt, ap);
+	printf("\n");
+	va_end(ap);
+	fflush(stdout);
+}
+
+/* The model. */
+
+struct watch {
+	uint32_t id;			/* 0: there is none */
+	uint32_t on_timeout;
+	uint8_t block[MODEL_PAGES], notify[MODEL_PAGES], denied[MODEL_PAGES];
+	bool logging[MODEL_PAGES];
+	bool must[MODEL_PAGES], may[MODEL_PAGES];	/* in the log */
+	unsigned int told, want;	/* messages by the operation under way */
+};
+
+enum stage { NONE, GRANTED, JOINED, MAPPED, SLOTTED };
+
+struct member {
+	enum stage stage;
+	bool watcher, ring;
+	struct party p;			/* its VM is never freed, the next one uses it */
+	bool vm;
+	struct watch watch[WATCHES];
+	pid_t pid;			/* PROCESS only */
+	int to, from;
+};
+
+static struct member member[MEMBERS + 1];
+static unsigned long done[32], allowed, refused, events, notices;
+
+static uint32_t with_r(uint32_t access)
+{
+	return access & ACC_R ? ACC_RWX : access;
+}
+
+/* Has it ended its grant? Watchers have watches at once, others once joined. */
+static bool may_watch(const struct member *m)
+{
+	return m->watcher ? m->stage == GRANTED : m->stage >= JOINED;
+}
+
+static void model_drop(struct member *m)
+{
+	memset(m->watch, 0, sizeof(m->watch));
+}
+
+static unsigned int model_watches(void)
+{
+	unsigned int n = 0;
+	int i, k;
+
+	for (i = 0; i <= MEMBERS; i++)
+		for (k = 0; k < WATCHES; k++)
+			n += member[i].watch[k].id != 0;
+	return n;
+}
+
+#define FOR_EACH_WATCH(m, w)						\
+	for ((m) = member; (m) <= member + MEMBERS; (m)++)		\
+		for ((w) = (m)->watch; (w) < (m)->watch + WATCHES; (w)++)	\
+			if ((w)->id)
+
+static struct watch *watch_of(struct member *m, uint32_t id)
+{
+	int k;
+
+	for (k = 0; k < WATCHES; k++)
+		if (id && m->watch[k].id == id)
+			return &m->watch[k];
+	return NULL;
+}
+
+/* The process that is killed: does what it is told. */
+
+struct order {
+	unsigned long cmd;
+	uint32_t access, mode;
+	uint64_t first, pages;
+};
+
+static void process_main(int fd, int in, int out)
+{
+	uint32_t watch = watch_new(fd, 0, DENY);
+	struct order o;
+	int r;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (read(in, &o, sizeof(o)) == sizeof(o)) {
+		r = watch_range(fd, o.cmd, watch, o.access, o.mode, o.first, o.pages);
+		MUST(write(out, &r, sizeof(r)));
+	}
+	_exit(0);
+}
+
+static void process_start(struct member *m)
+{
+	int in[2], out[2], fd, i;
+
+	fd = MUST(grant_call(g.span, "process", KVM_SPAN_GRANT_WATCHER, 0, ALL_RIGHTS, 0, &m->p.id));
+	MUST(pipe2(in, O_CLOEXEC));
+	MUST(pipe2(out, O_CLOEXEC));
+	m->pid = MUST(fork());
+	if (!m->pid) {
+		/* Nobody else lives on in here. */
+		close(g.span);
+		for (i = 0; i < MEMBERS; i++)
+			if (member[i].stage)
+				close(member[i].p.fd);
+		process_main(fd, in[0], out[1]);
+	}
+	close(fd);
+	close(in[0]);
+	close(out[1]);
+	m->to = in[1];
+	m->from = out[0];
+	m->watcher = true;
+	m->stage = GRANTED;
+	m->watch[0].on_timeout = DENY;
+	m->watch[0].id = 1;
+	/* Its watch is there when it has answered something. */
+	i = 0;
+	struct order o = { KVM_SPAN_UNSUBSCRIBE, ACC_RWX, 0, 0, 1 };
+
+	MUST(write(m->to, &o, sizeof(o)));
+	MUST(read(m->from, &i, sizeof(i)) == sizeof(i) ? 0 : -1);
+}
+
+static void process_kill(struct member *m)
+{
+	MUST(kill(m->pid, SIGKILL));
+	MUST(waitpid(m->pid, NULL, 0));
+	close(m->to);
+	close(m->from);
+	model_drop(m);
+	m->stage = NONE;
+	process_start(m);
+}
+
+static int member_range(struct member *m, struct watch *w, unsigned long cmd, uint32_t access, uint32_t mode,
+			uint64_t first, uint64_t pages)
+{
+	struct order o = { cmd, access, mode, MODEL_FIRST + first, pages };
+	int r;
+
+	if (!m->pid)
+		return watch_range(m->p.fd, cmd, w->id, access, mode, o.first, pages);
+	MUST(write(m->to, &o, sizeof(o)));
+	MUST(read(m->from, &r, sizeof(r)) == sizeof(r) ? 0 : -1);
+	return r;
+}
+
+/* Messages. */
+
+static void drain(struct member *m, bool answer_them, uint32_t *verdicts)
+{
+	struct span_msg_event e;
+	struct span_msg msg;
+	struct watch *w;
+	int type;
+
+	while ((type = ring_take(&m->p, &msg))) {
+		if (!CHECK(type == SPAN_MSG_EVENT, "message %d", type))
+			continue;
+		memcpy(&e, msg.payload, sizeof(e));
+		if (le32toh(e.flags) & SPAN_EVENT_F_VIOLATION)
+			continue;
+		if (le32toh(e.page) == CHAOS_PAGE)
+			continue;
+		w = watch_of(m, le32toh(e.watch));
+		if (!CHECK(w, "a message of watch %u, which is not there", le32toh(e.watch)))
+			continue;
+		w->told++;
+		if (!le64toh(e.event)) {
+			notices++;
+			continue;
+		}
+		events++;
+		CHECK(answer_them, "an event where nobody is to wait");
+		if (answer_them) {
+			struct event ev = { .event = le64toh(e.event), .watch = w->id };
+			uint32_t v = verdicts[(m - member) * WATCHES + (w - m->watch)];
+
+			answer(&m->p, &ev, v & 3, v >> 2);
+		}
+	}
+}
+
+static void drain_all(bool answer_them, uint32_t *verdicts)
+{
+	struct member *m;
+
+	for (m = member; m < member + MEMBERS; m++)
+		if (m->ring)
+			drain(m, answer_them, verdicts);
+}
+
+static void want_none(void)
+{
+	struct member *m;
+	struct watch *w;
+
+	FOR_EACH_WATCH(m, w)
+		w->want = w->told = 0;
+}
+
+/*
+ * again: a page that was opened for an access was closed before the access was
+ * through (the machine is slow, and others zap), so it was asked for again.
+ */
+static void check_told(const char *what, bool again)
+{
+	struct member *m;
+	struct watch *w;
+
+	drain_all(false, NULL);
+	FOR_EACH_WATCH(m, w)
+		CHECK(w->told == (m->ring ? w->want : 0) || (again && m->ring && w->want && w->told > w->want), "%s: watch %u of member %d was told %u times, want %u", what,
+		      w->id, (int)(m - member), w->told, w->want);
+}
+
+/* Accesses. */
+
+TINY_CODE(inc, "incl (%ebx)");
+
+/* Answers until the vCPU is through. */
+static int touch_and_answer(struct tiny_vm *v, uint32_t *verdicts)
+{
+	uint64_t end = now_ms() + 4000;
+	struct pollfd f[MEMBERS + 1];
+	int i, n, r;
+	uint64_t x;
+
+	for (;;) {
+		r = tiny_wait(v, 0);
+		if (r != TINY_WAITING)
+			return r;
+		drain_all(true, verdicts);
+		f[0] = (struct pollfd){ .fd = v->done_fd, .events = POLLIN };
+		for (i = 0, n = 1; i < MEMBERS; i++)
+			if (member[i].ring)
+				f[n++] = (struct pollfd){ .fd = member[i].p.event_fd, .events = POLLIN };
+		poll(f, n, 1000);
+		for (i = 1; i < n; i++)
+			if ((f[i].revents & POLLIN) && read(f[i].fd, &x, 8) < 0)
+				MUST(errno == EAGAIN ? 0 : -1);
+		if (now_ms() > end) {
+			tiny_abort(v);
+			return TINY_WAITING;
+		}
+	}
+}
+
+static void log_written(int page)
+{
+	struct member *m;
+	struct watch *w;
+
+	FOR_EACH_WATCH(m, w)
+		if (w->logging[page])
+			w->must[page] = w->may[page] = true;
+}
+
+/* Who may be in a log though nothing came of it. */
+static void log_touched(int page)
+{
+	struct member *m;
+	struct watch *w;
+
+	FOR_EACH_WATCH(m, w)
+		w->may[page] = true;
+}
+
+/* What the model says about an access, and what it does to the model. */
+struct verdict {
+	bool denied;		/* in the end */
+	bool asks;		/* somebody with a ring is asked */
+	bool lifts;
+};
+
+static struct verdict model_access(const struct member *own, uint32_t kind, int page, uint32_t *verdicts)
+{
+	uint32_t need = kind | ACC_R;
+	struct verdict v = {};
+	struct member *m;
+	struct watch *w;
+
+	want_none();
+	FOR_EACH_WATCH(m, w)
+		v.denied |= (w->denied[page] & need) != 0;
+	if (v.denied)
+		return v;
+	FOR_EACH_WATCH(m, w) {
+		uint32_t answer = w->on_timeout;
+
+		if (m == own)
+			continue;
+		if (w->notify[page] & need) {
+			w->want++;
+			w->notify[page] = 0;
+		}
+		if (!(w->block[page] & need))
+			continue;
+		w->want++;
+		if (m->ring) {
+			v.asks = true;
+			answer = rnd(4) ? ALLOW : DENY;
+			if (!rnd(3)) {
+				verdicts[(m - member) * WATCHES + (w - m->watch)] = answer | CANCEL << 2;
+				w->block[page] = w->notify[page] = 0;
+			} else {
+				verdicts[(m - member) * WATCHES + (w - m->watch)] = answer;
+				v.lifts = true;
+			}
+		} else {
+			v.lifts = true;
+		}
+		v.denied |= answer == DENY;
+	}
+	return v;
+}
+
+static void op_touch_by(struct tiny_vm *v, struct member *own)
+{
+	static const uint32_t kinds[] = { ACC_W, ACC_W, ACC_R, ACC_X };
+	uint32_t verdicts[(MEMBERS + 1) * WATCHES] = {}, kind = kinds[rnd(4)], before, after;
+	int page = rnd(MODEL_PAGES), end, want;
+	uint64_t at = MODEL_FIRST + page;
+	struct verdict d;
+
+	d = model_access(own, kind, page, verdicts);
+	before = get32(g.mem + at * PAGE + 0x10);
+	say("touch page %d kind %u by %d: %s%s%s", page, kind, own ? (int)(own - member) : -1,
+	    d.denied ? "denied" : "allowed", d.asks ? ", asks" : "", d.lifts ? ", lifts" : "");
+	if (kind == ACC_W)
+		TINY_GO(v, inc, .ebx = GPA(at) + 0x10);
+	else if (kind == ACC_R)
+		TINY_GO(v, load, .ebx = GPA(at) + 0x10);
+	else
+		TINY_GO(v, call, .ebx = GPA(at) + 0x20);
+	end = touch_and_answer(v, verdicts);
+	after = get32(g.mem + at * PAGE + 0x10);
+	want = d.denied && kind != ACC_W ? TINY_GP : TINY_DONE;
+	CHECK(end == want, "page %d, kind %u, %s: ended with %d, want %d", page, kind, own ? "L1" : "guest", end, want);
+	CHECK(after == before + (kind == ACC_W && !d.denied), "page %d, kind %u: %u became %u", page, kind, before,
+	      after);
+	if (kind == ACC_W)
+		log_touched(page);
+	if (kind == ACC_W && !d.denied)
+		log_written(page);
+	if (kind != ACC_W && !d.denied && d.lifts)
+		usleep(REARM_MS * 1000);
+	check_told("touch", kind != ACC_W && d.lifts);
+	if (d.denied)
+		refused++;
+	else
+		allowed++;
+}
+
+static void op_touch_guest(void)
+{
+	op_touch_by(&g.vm, NULL);
+}
+
+static void op_touch_member(void)
+{
+	struct member *m = &member[rnd(MEMBERS)];
+
+	if (m->stage == SLOTTED)
+		op_touch_by(&m->p.vm, m);
+}
+
+/* The controller writes itself, and says so. */
+static void op_write(void)
+{
+	int first = rnd(MODEL_PAGES), pages = 1 + rnd(rnd(4) ? 1 : MODEL_PAGES - first), i;
+	struct member *m;
+	struct watch *w;
+
+	want_none();
+	say("write %d+%d", first, pages);
+	for (i = first; i < first + pages; i++) {
+		++*(volatile uint32_t *)(g.mem + (MODEL_FIRST + i) * PAGE + 0x10);
+		FOR_EACH_WATCH(m, w) {
+			if (!((w->block[i] | w->notify[i]) & (ACC_W | ACC_R)))
+				continue;
+			w->want++;
+			w->notify[i] = 0;
+		}
+		log_touched(i);
+		log_written(i);
+	}
+	CHECK(span_written(g.span, MODEL_FIRST + first, pages) == 0, "%s", strerror(errno));
+	check_told("write", false);
+}
+
+/* Watches. */
+
+static struct watch *any_watch(struct member **which)
+{
+	int from = rnd((MEMBERS + 1) * WATCHES), i;
+
+	for (i = 0; i < (MEMBERS + 1) * WATCHES; i++, from++) {
+		struct member *m = &member[from / WATCHES % (MEMBERS + 1)];
+
+		*which = m;
+		if (m->watch[from % WATCHES].id)
+			return &m->watch[from % WATCHES];
+	}
+	return NULL;
+}
+
+static void op_watch_create(void)
+{
+	struct member *m = &member[rnd(MEMBERS)];
+	struct watch *w = &m->watch[rnd(WATCHES)];
+	uint32_t on_timeout = rnd(2) ? ALLOW : DENY, id;
+	int r;
+
+	if (!m->stage || w->id)
+		return;
+	r = watch_create(m->p.fd, DEADLINE_US, on_timeout, &id);
+	say("watch of %d: %d", (int)(m - member), r);
+	if (!may_watch(m)) {
+		CHECK(r == -1 && errno == EACCES, "a watch before its time: %s", strerror(errno));
+		return;
+	}
+	if (!CHECK(r == 0, "%s", strerror(errno)))
+		return;
+	CHECK(!watch_of(m, id), "id %u twice", id);
+	memset(w, 0, sizeof(*w));
+	w->id = id;
+	w->on_timeout = on_timeout;
+}
+
+static void op_watch_destroy(void)
+{
+	struct member *m;
+	struct watch *w = any_watch(&m);
+
+	if (!w || m->pid || rnd(3))
+		return;
+	say("destroy %u of %d", w->id, (int)(m - member));
+	CHECK(watch_destroy(m->p.fd, w->id) == 0, "%s", strerror(errno));
+	CHECK_ERR(watch_destroy(m->p.fd, w->id), ENOENT);
+	memset(w, 0, sizeof(*w));
+}
+
+static void op_range(unsigned long cmd, uint32_t mode)
+{
+	static const uint32_t protections[] = { 0, ACC_R, ACCESS_RW, ACC_RX, ACC_RWX, ACC_RWX, ACC_RX };
+	struct member *m;
+	struct watch *w = any_watch(&m);
+	uint32_t access, first = rnd(MODEL_PAGES), pages, i, all;
+
+	if (!w)
+		return;
+	pages = 1 + rnd(rnd(3) ? 1 : MODEL_PAGES - first);
+	access = cmd == KVM_SPAN_PROTECT ? protections[rnd(7)] : mode == LOG ? ACC_W : 1 + rnd(7);
+	say("cmd %lx access %u mode %u %u+%u by %d/%u", cmd & 0xff, access, mode, first, pages, (int)(m - member),
+	    w->id);
+	if (!CHECK(member_range(m, w, cmd, access, mode, first, pages) == 0, "%s", strerror(errno)))
+		return;
+	all = with_r(access);
+	for (i = first; i < first + pages; i++) {
+		if (cmd == KVM_SPAN_PROTECT) {
+			w->denied[i] = ACC_RWX & ~access;
+		} else if (cmd == KVM_SPAN_UNSUBSCRIBE) {
+			w->block[i] &= ~all;
+			w->notify[i] &= ~all;
+			if (access & ACC_W)
+				w->logging[i] = w->must[i] = false;
+		} else if (mode == LOG) {
+			w->must[i] |= !w->logging[i];
+			w->logging[i] = w->may[i] = true;
+		} else if (mode == BLOCK) {
+			w->block[i] |= all;
+			w->notify[i] &= ~all;
+		} else {
+			w->notify[i] |= all;
+			w->block[i] &= ~all;
+		}
+	}
+}
+
+static void op_subscribe(void)
+{
+	op_range(KVM_SPAN_SUBSCRIBE, rnd(2) ? BLOCK : NOTIFY);
+}
+
+static void op_unsubscribe(void)
+{
+	op_range(KVM_SPAN_UNSUBSCRIBE, 0);
+}
+
+static void op_protect(void)
+{
+	op_range(KVM_SPAN_PROTECT, 0);
+}
+
+static void op_log(void)
+{
+	op_range(KVM_SPAN_SUBSCRIBE, LOG);
+}
+
+static void op_fetch(void)
+{
+	struct kvm_span_log_range r[MODEL_PAGES];
+	bool got[MODEL_PAGES] = {};
+	struct kvm_span_log_fetch f;
+	struct member *m;
+	struct watch *w = any_watch(&m);
+	uint32_t first = rnd(MODEL_PAGES), pages = 1 + rnd(MODEL_PAGES - first), max = 1 + rnd(MODEL_PAGES), i, k;
+
+	if (!w || m->pid)
+		return;
+	if (!CHECK(log_fetch(m->p.fd, w->id, r, max, MODEL_FIRST + first, pages, &f) == 0, "%s", strerror(errno)))
+		return;
+	CHECK(f.count <= max, "%u ranges, %u fit", f.count, max);
+	for (i = 0; i < f.count && i < max; i++)
+		for (k = 0; k < r[i].pages; k++) {
+			uint64_t page = r[i].first + k - MODEL_FIRST;
+
+			if (CHECK(page >= first && page < first + pages, "page %llu", (unsigned long long)page))
+				got[page] = true;
+		}
+	for (i = first; MODEL_FIRST + i < f.next; i++) {
+		CHECK(got[i] || !w->must[i], "page %u was lost", i);
+		CHECK(!got[i] || w->may[i], "page %u was not written", i);
+		w->must[i] = w->may[i] = false;
+	}
+	for (; i < first + pages; i++)
+		CHECK(!got[i], "page %u behind next", i);
+	CHECK(f.next == MODEL_FIRST + first + pages || f.count == max, "stopped at %llu", f.next);
+}
+
+/* An answer to nothing. */
+static void op_stale(void)
+{
+	struct member *m;
+	struct watch *w = any_watch(&m);
+
+	if (w && !m->pid)
+		CHECK_ERR(answer_call(m->p.fd, rnd(2) ? rnd(1000) : ~0ULL, w->id, 1 + rnd(2), rnd(2)), ENOENT);
+}
+
+static void op_info(void)
+{
+	struct kvm_span_watch_info info;
+	struct member *m;
+	struct watch *w = any_watch(&m);
+	unsigned int subscribed = 0, protected = 0, logged = 0;
+	int i;
+
+	if (!w || m->pid)
+		return;
+	for (i = 0; i < MODEL_PAGES; i++) {
+		subscribed += (w->block[i] | w->notify[i]) != 0;
+		protected += w->denied[i] != 0;
+		logged += w->logging[i];
+	}
+	info = watch_info(m->p.fd, w->id);
+	CHECK(info.pages_subscribed == subscribed && info.pages_protected == protected && info.pages_logged == logged,
+	      "%llu subscribed, %llu protected, %llu logged; want %u, %u, %u", info.pages_subscribed,
+	      info.pages_protected, info.pages_logged, subscribed, protected, logged);
+}
+
+/* Members. */
+
+static void op_grant(void)
+{
+	int i = rnd(MEMBERS);
+	struct member *m = &member[i];
+	char name[16];
+
+	if (m->stage)
+		return;
+	snprintf(name, sizeof(name), "member%d", i);
+	m->watcher = rnd(3) == 0;
+	m->p.fd = MUST(grant_call(g.span, name, m->watcher ? KVM_SPAN_GRANT_WATCHER : 0, m->watcher ? 0 : ACCESS_RW,
+				  ALL_RIGHTS, KVM_SPAN_DEADLINE_MAX, &m->p.id));
+	m->stage = GRANTED;
+	say("grant %d%s", i, m->watcher ? ", a watcher" : "");
+}
+
+static void ring_start(struct member *m)
+{
+	/* Now or never: one without ring is soon muted. */
+	m->ring = rnd(4) != 0;
+	m->p.seq = m->p.seen = 0;
+	if (m->ring)
+		party_ring(&m->p);
+}
+
+static void op_progress(void)
+{
+	struct member *m = &member[rnd(MEMBERS)];
+
+	if (m->watcher) {
+		if (m->stage == GRANTED && !m->ring && !m->watch[0].id && !m->watch[1].id && !m->watch[2].id)
+			ring_start(m);
+		return;
+	}
+	switch (m->stage) {
+	case GRANTED:
+		if (!m->vm)
+			tiny_init_with(&m->p.vm, TINY_IRQCHIP);
+		m->vm = true;
+		CHECK(span_join(m->p.fd, m->p.vm.vm) == 0, "%s", strerror(errno));
+		m->stage = JOINED;
+		ring_start(m);
+		break;
+	case JOINED:
+		m->p.window = span_map(m->p.fd, PROT_READ | PROT_WRITE);
+		if (CHECK(m->p.window != MAP_FAILED, "%s", strerror(errno)))
+			m->stage = MAPPED;
+		break;
+	case MAPPED:
+		CHECK(tiny_slot(&m->p.vm, 1, WINDOW_GPA, m->p.window, MEM_BYTES, 0) == 0, "%s", strerror(errno));
+		m->stage = SLOTTED;
+		break;
+	case SLOTTED:
+		/* Back again now and then. */
+		if (!rnd(4)) {
+			MUST(tiny_slot(&m->p.vm, 1, 0, NULL, 0, 0));
+			m->stage = MAPPED;
+		}
+		break;
+	default:
+		break;
+	}
+}
+
+static void member_close(struct member *m)
+{
+	if (m->stage == SLOTTED)
+		MUST(tiny_slot(&m->p.vm, 1, 0, NULL, 0, 0));
+	if (m->stage >= MAPPED)
+		munmap(m->p.window, MEM_BYTES);
+	if (m->ring) {
+		munmap(m->p.answers, KVM_SPAN_RING_BYTES);
+		close(m->p.event_fd);
+		close(m->p.doorbell);
+	}
+	close(m->p.fd);
+	m->ring = false;
+	m->stage = NONE;
+	model_drop(m);
+}
+
+static void op_leave(void)
+{
+	struct member *m = &member[rnd(MEMBERS)];
+
+	if (!m->stage || rnd(3))
+		return;
+	say("%d leaves", (int)(m - member));
+	member_close(m);
+}
+
+static void op_revoke(void)
+{
+	struct member *m = &member[rnd(MEMBERS)];
+	struct kvm_span_watch_info info;
+
+	if (!m->stage || rnd(3))
+		return;
+	say("revoke %d", (int)(m - member));
+	CHECK(span_revoke(g.span, m->p.id) == 0, "%s", strerror(errno));
+	CHECK_ERR(watch_create(m->p.fd, 0, ALLOW, NULL), EACCES);
+	CHECK_ERR(watch_info_call(m->p.fd, 1, &info), EACCES);
+	if (m->stage >= MAPPED)
+		CHECK(touch(m->p.window + MODEL_FIRST * PAGE, false) == SIGBUS, "readable after its revoke");
+	member_close(m);
+}
+
+static void op_kill(void)
+{
+	if (rnd(4))
+		return;
+	say("kill");
+	process_kill(&member[PROCESS]);
+}
+
+static void op_stats(void)
+{
+	struct kvm_span_stats s = span_stats(g.span);
+	unsigned int granted = 0, joined = 0;
+	int i;
+
+	for (i = 0; i <= MEMBERS; i++) {
+		granted += member[i].stage == GRANTED;
+		joined += member[i].stage > GRANTED;
+	}
+	joined++;	/* the one of chaos */
+	CHECK(s.granted == granted && s.joined == joined, "%u granted, %u joined; want %u, %u", s.granted, s.joined,
+	      granted, joined);
+	CHECK(s.watches == model_watches() + 1, "%u watches, want %u", s.watches, model_watches() + 1);
+	CHECK(s.pending == 0, "%u pending", s.pending);
+}
+
+/* Things that go on meanwhile, and change nothing of what the model knows. */
+
+static volatile bool chaos_over;
+static struct tiny_vm chaos_vm;
+static struct party chaos_l1;
+
+static void *chaos(void *arg)
+{
+	struct kvm_dirty_log log = { .slot = 1 };
+	static uint64_t bitmap[PAGES / 64];
+	uint32_t w = *(uint32_t *)arg;
+	unsigned int n = 0;
+
+	log.dirty_bitmap = bitmap;
+	while (!chaos_over) {
+		switch (n++ % 8) {
+		case 0: tiny_slot(&g.vm, 1, WINDOW_GPA, g.mem, MEM_BYTES, KVM_MEM_LOG_DIRTY_PAGES); break;
+		case 1: ioctl(g.vm.vm, KVM_GET_DIRTY_LOG, &log); break;
+		case 2: madvise(g.mem, MEM_BYTES, MADV_DONTNEED); break;
+		case 3: subscribe(chaos_l1.fd, w, ACC_RWX, n & 8 ? BLOCK : NOTIFY, CHAOS_PAGE, 1); break;
+		case 4: tiny_slot(&g.vm, 1, WINDOW_GPA, g.mem, MEM_BYTES, 0); break;
+		case 5: fallocate(g.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 700 * PAGE, 64 * PAGE); break;
+		case 6: protect(chaos_l1.fd, w, n & 8 ? ACC_R : ACC_RWX, CHAOS_PAGE, 1); break;
+		case 7: madvise(g.mem, MEM_BYTES, MADV_COLLAPSE); break;
+		}
+		usleep(15000);
+	}
+	return NULL;
+}
+
+static void all_free(void)
+{
+	int i;
+
+	/* At the end nothing is left of anybody: the guest may do everything. */
+	for (i = 0; i < MODEL_PAGES; i++) {
+		uint64_t at = MODEL_FIRST + i;
+		uint32_t before = get32(g.mem + at * PAGE + 0x10);
+
+		CHECK(TINY_RUN(&g.vm, inc, .ebx = GPA(at) + 0x10) == TINY_DONE &&
+		      get32(g.mem + at * PAGE + 0x10) == before + 1, "page %d: not written", i);
+		CHECK(TINY_RUN(&g.vm, call, .ebx = GPA(at) + 0x20) == TINY_DONE, "page %d: not fetched", i);
+	}
+}
+
+static void t_model(void)
+{
+	static void (*const op[])(void) = {
+		op_touch_guest, op_touch_guest, op_touch_guest, op_touch_guest, op_touch_member, op_touch_member,
+		op_touch_member, op_write, op_watch_create, op_watch_create, op_watch_destroy, op_subscribe,
+		op_subscribe, op_unsubscribe, op_unsubscribe, op_protect, op_protect, op_log, op_fetch, op_fetch,
+		op_stale, op_info, op_grant, op_progress, op_progress, op_leave, op_revoke, op_kill, op_stats,
+	};
+	unsigned long i;
+	uint64_t t0 = now_ms();
+	struct kvm_span_event e[64];
+	pthread_t thread;
+	uint32_t which = 0, w;
+	int k;
+
+	rng = seed * 2654435761u + 1;
+	guest_new(&g, 0);
+	MUST(fcntl(g.span, F_SETFL, O_NONBLOCK));
+	guest_huge(g.mem);
+	for (k = 0; k < MODEL_PAGES; k++)
+		g.mem[(MODEL_FIRST + k) * PAGE + 0x20] = 0xc3;
+	party_new(&chaos_l1, g.span, "chaos");
+	process_start(&member[PROCESS]);
+	w = watch_new(chaos_l1.fd, 1000, DENY);
+	MUST(pthread_create(&thread, NULL, chaos, &w) ? -1 : 0);
+	tiny_add_vcpu(&chaos_vm, &g.vm, 1, TINY_IRQCHIP);
+	for (i = 0; i < ops && !ktap_failures; i++) {
+		which = rnd(sizeof(op) / sizeof(op[0]));
+		op[which]();
+		done[which]++;
+		if (i % 64 == 0)
+			while (read(g.span, e, sizeof(e)) > 0)
+				;
+		if (i % 16 == 0)
+			TINY_RUN(&chaos_vm, store, .ebx = GPA(CHAOS_PAGE), .eax = i);
+	}
+	if (ktap_failures)
+		ktap_note("seed %lu: operation %lu, number %u", seed, i - 1, which);
+	chaos_over = true;
+	pthread_join(thread, NULL);
+	for (k = 0; k < MEMBERS; k++)
+		if (member[k].stage)
+			member_close(&member[k]);
+	MUST(span_revoke(g.span, member[PROCESS].p.id));
+	kill(member[PROCESS].pid, SIGKILL);
+	waitpid(member[PROCESS].pid, NULL, 0);
+	MUST(span_revoke(g.span, chaos_l1.id));
+	CHECK(span_stats(g.span).watches == 0 && span_stats(g.span).pending == 0, "%u watches, %u pending at the end",
+	      span_stats(g.span).watches, span_stats(g.span).pending);
+	all_free();
+	ktap_note("seed %lu: %lu operations in %llu ms: %lu accesses allowed, %lu denied, %lu events, %lu notices",
+		  seed, i, (unsigned long long)(now_ms() - t0), allowed, refused, events, notices);
+	for (k = 0; k < (int)(sizeof(op) / sizeof(op[0])); k++)
+		CHECK(ops < 500 || ktap_failures || done[k], "operation %d was never done", k);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "seed", required_argument, NULL, 's' },
+		{ "ops", required_argument, NULL, 'o' },
+		{ "verbose", no_argument, NULL, 'v' },
+		{}
+	};
+	static const struct ktap_test tests[] = {
+		{ "random operations", t_model },
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "s:o:v", options, NULL)) != -1) {
+		if (c == 's')
+			seed = strtoul(optarg, NULL, 0);
+		else if (c == 'o')
+			ops = strtoul(optarg, NULL, 0);
+		else if (c == 'v')
+			verbose = true;
+		else
+			return 2;
+	}
+	span_require();
+	return KTAP_RUN(tests);
+}
