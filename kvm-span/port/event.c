@@ -146,8 +146,8 @@ static void take(struct span_port *port, const struct span_msg *msg)
 
 /*
  * An index that cannot be. While L0 takes the ring away, reads give all ones:
- * that is no error. Otherwise go on with what comes from now on. Caller holds
- * event_lock.
+ * that is no error. Otherwise stay where we are, and say so: L0 knows where it
+ * is, and its next message puts that right. Caller holds event_lock.
  */
 static void bad_index(struct span_port *port, u32 head)
 {
@@ -158,9 +158,7 @@ static void bad_index(struct span_port *port, u32 head)
 	atomic64_inc(&ev->errors);
 	dev_err_ratelimited(&port->dev, "L0 broke the protocol of events: index %u after %u\n",
 			    head, ev->tail);
-	ev->tail = head;
-	ev->seq = 0;
-	span_ring_store(&ev->events->tail, head);
+	span_ring_store(&ev->events->tail, ev->tail);
 }
 
 /* Caller holds event_lock. */
@@ -242,6 +240,25 @@ static void kill_watches(struct span_port *port)
 	bitmap_zero(ev->stray, SPAN_WATCH_IDS);
 }
 
+/* Caller holds event_lock. */
+static void start_events(struct span_port_events *ev, u32 generation)
+{
+	u32 head;
+
+	ev->generation = generation;
+	ev->lost = 0;
+	ev->seq = 0;
+	if (!generation)
+		return;
+	ev->tail = span_ring_load(&ev->events->tail);
+	head = span_ring_load(&ev->events->head);
+	/* that was no driver's tail */
+	if (head - ev->tail > SPAN_RING_SLOTS) {
+		ev->tail = head;
+		span_ring_store(&ev->events->tail, head);
+	}
+}
+
 /* Caller holds answer_lock. */
 static void start_answers(struct span_port_events *ev, u32 generation)
 {
@@ -273,11 +290,7 @@ void span_events_follow(struct span_port *port)
 		return;
 	}
 	kill_watches(port);
-	ev->generation = generation;
-	ev->lost = 0;
-	ev->seq = 0;
-	if (generation)
-		ev->tail = span_ring_load(&ev->events->tail);
+	start_events(ev, generation);
 	mutex_lock(&port->answer_lock);
 	start_answers(ev, generation);
 	mutex_unlock(&port->answer_lock);

@@ -2,6 +2,7 @@
 """Watches as an L1 has them: the driver's descriptors, spanctl, and the pages that span-ps names."""
 import json
 import re
+import struct
 
 from kvmspan import ktap
 from kvmspan.cases import case, check, equal
@@ -86,6 +87,54 @@ def port_watch_unbind(m):
     detach(m, "L1b")
     count.close()
     return ktap.Output(end_out[end_out.index("TAP"):], end_rc)
+
+
+EVENTS = 16384                  # the ring of events in BAR 5, and its slots
+SLOTS = EVENTS + 8192
+
+
+def message(kind, length, payload, seq=1):
+    return struct.pack("<HHIQ", kind, length, 0, seq) + payload.ljust(48, b"\xff")[:48]
+
+
+@case("mem/port-watch-garbage", tags=("fast", "debug"), timeout=300, expect=("L0 broke the protocol of events",), **TWO)
+def port_watch_garbage(m):
+    """Whatever is in the rings, the driver counts it and lives; the next attachment is as new."""
+    settle(m)
+    l1, count = m["L1a"], Counting(m)
+    errors = lambda: int(l1.sh("cat /sys/class/span_port/span0/watch_errors"))   # noqa: E731
+    event = f"spanctl --json watch {DEV} --write {count.page} -c 1 -t 20"
+    attach(m, "L1a", "rw", ALL)
+    before = errors()
+    rings = Memory(l1, "--size 131072 /sys/class/span_port/span0/device/resource5")
+    # an index that cannot be: counted, and the next event of L0 puts it right
+    for head in (0xdeadbeef, 0xffffffff, 0x80000000):
+        old = errors()
+        equal(rings.write(EVENTS, struct.pack("<I", head)), "ok", "writing to the ring")
+        equal(lines(l1.sh(event))[1]["page"], count.page, "page of the event after it")
+        check(errors() > old, f"the index {head:#x} was not noticed")
+    # messages that cannot be; an event of a watch that nobody has; one too many lost
+    head = struct.unpack("<I", rings.read(EVENTS, 4))[0]
+    forged = [message(0xffff, 0xffff, b""), message(16, 47, b""), message(18, 0, b""), message(0, 0, b"", 2 ** 64 - 1),
+              message(16, 48, struct.pack("<QI", 5, 0)), message(16, 48, struct.pack("<QI", 5, 64)),
+              message(16, 48, struct.pack("<QI", 5, 0xffffffff)), message(16, 48, struct.pack("<QI", 5, 63)),
+              message(18, 8, struct.pack("<Q", 2 ** 64 - 1))]
+    for n, text in enumerate(forged):
+        equal(rings.write(SLOTS + (head + n) % 128 * 64, text), "ok", "writing to the ring")
+    equal(rings.write(EVENTS, struct.pack("<I", head + len(forged))), "ok", "writing to the ring")
+    old = errors()
+    l1.run(f"spanctl watch {DEV} --write 0 -t 0.05")
+    check(errors() >= old + 6, f"of {len(forged)} forged messages {errors() - old} were counted")
+    rings.close()
+    detach(m, "L1a")
+    wait_driver(m, "L1a", "detached")
+    attach(m, "L1a", "rw", ALL)
+    old = errors()
+    equal(lines(l1.sh(event))[1]["page"], count.page, "page of an event of the next attachment")
+    equal(errors(), old, "errors in the next attachment")
+    check(old > before, "nothing was counted")
+    detach(m, "L1a")
+    count.close()
 
 
 def lines(out):
