@@ -112,7 +112,10 @@ void kvm_span_log_written(struct kvm_span *span, u64 page)
 /* For mark_page_dirty_in_slot(): any context, also with interrupts off. */
 void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span, gfn_t gfn)
 {
-	kvm_span_log_written(span, kvm_span_slot_page(slot, gfn));
+	u64 page = kvm_span_slot_page(slot, gfn);
+
+	kvm_span_log_written(span, page);
+	kvm_span_event_wrote(span, slot, page);
 }
 
 /* Start and stop. */

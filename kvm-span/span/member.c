@@ -11,10 +11,12 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
-#include "span.h"
+#include "watch.h"
 #include "trace.h"
 
 #define KVM_SPAN_ACCESS_ALL	(KVM_SPAN_ACCESS_R | KVM_SPAN_ACCESS_W)
+#define KVM_SPAN_RIGHTS_ALL	(KVM_SPAN_RIGHT_NOTIFY | KVM_SPAN_RIGHT_BLOCK | \
+				 KVM_SPAN_RIGHT_DENY | KVM_SPAN_RIGHT_LOG)
 
 static void kvm_span_member_free(struct kref *ref)
 {
@@ -80,6 +82,33 @@ static void kvm_span_member_event(struct kvm_span_member *member, u32 type)
 	wake_up_interruptible(&span->wait);
 }
 
+/* Leave the controller an event about this member. */
+void kvm_span_member_tell(struct kvm_span_member *member, u32 type)
+{
+	spin_lock(&member->span->lock);
+	kvm_span_member_event(member, type);
+	spin_unlock(&member->span->lock);
+}
+
+/* A Virtual EPT of this VM led to a wrong page. Returns the member's id, 0 for none. */
+u32 kvm_span_member_remapped(struct kvm_span *span, const struct kvm *kvm)
+{
+	struct kvm_span_member *member;
+	u32 id = 0;
+
+	spin_lock(&span->lock);
+	list_for_each_entry(member, &span->members, node) {
+		if (member->state != KVM_SPAN_JOINED || member->kvm != kvm)
+			continue;
+		id = member->id;
+		if (!member->remapped)
+			kvm_span_member_event(member, KVM_SPAN_EVENT_REMAP);
+		member->remapped = true;
+	}
+	spin_unlock(&span->lock);
+	return id;
+}
+
 /* Take the record off the span's list. Under span->lock; the caller puts it. */
 static void kvm_span_member_unlist(struct kvm_span_member *member)
 {
@@ -124,6 +153,13 @@ static enum kvm_span_state kvm_span_member_fence(struct kvm_span_member *member)
 	return state;
 }
 
+/* After the state has changed: no more watches, and nobody to look for answers. */
+static void kvm_span_member_unwatch(struct kvm_span_member *member)
+{
+	kvm_span_watch_end_all(member);
+	kvm_span_ring_end(member);
+}
+
 /*
  * Fence everybody and forget the records: the span fd is closing, and with it
  * goes the last one who could ask.
@@ -142,6 +178,7 @@ void kvm_span_member_fence_all(struct kvm_span *span)
 		spin_unlock(&span->lock);
 
 		/* The list's reference is ours now. */
+		kvm_span_member_unwatch(member);
 		vmas = kvm_span_window_zap(member);
 		trace_kvm_span_revoke(span->name, member->id, state, vmas);
 		kvm_span_member_put(member);
@@ -166,7 +203,9 @@ static struct kvm_span_member *kvm_span_member_find(struct kvm_span *span, u32 i
  * Order: the state first, then the mappings. Whoever sees the new state maps
  * nothing; whoever saw the old one had finished when map_lock was taken for
  * write, so the walk finds what he mapped. Neither step waits for the member's
- * processes or for a lock that they could hold for long (their mmap_lock).
+ * processes or for a lock that they could hold for long (their mmap_lock). Nor
+ * does the end of its watches: span->control is held for a piece of a range at
+ * a time.
  */
 long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg)
 {
@@ -200,6 +239,7 @@ long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg)
 	 * Again for one that is fenced already: another thread may have fenced
 	 * it and not be through with this, and we promise that it is done.
 	 */
+	kvm_span_member_unwatch(member);
 	vmas = kvm_span_window_zap(member);
 	kvm_span_window_flush();
 	trace_kvm_span_revoke(span->name, member->id, state, vmas);
@@ -274,6 +314,10 @@ static int kvm_span_member_may_join(struct kvm_span_member *member, struct kvm *
 		*reason = "revoked";
 		return -EACCES;
 	}
+	if (member->watcher) {
+		*reason = "a watcher has no VM";
+		return -EPERM;
+	}
 	if (member->state != KVM_SPAN_GRANTED) {
 		*reason = "used before";
 		return -EBUSY;
@@ -345,8 +389,16 @@ static long kvm_span_member_ioctl(struct file *file, unsigned int cmd, unsigned 
 	case _IOC_NR(KVM_SPAN_GET_MEMBER):
 		return kvm_span_member_query_self(member, uarg);
 	default:
-		return -ENOTTY;
+		return kvm_span_watch_ioctl(member, _IOC_NR(cmd), uarg);
 	}
+}
+
+/* The ring is at an offset of its own, far behind the guest's memory. */
+static int kvm_span_member_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	if (vma->vm_pgoff >= KVM_SPAN_RING_OFFSET >> PAGE_SHIFT)
+		return kvm_span_ring_mmap(file->private_data, vma);
+	return kvm_span_window_mmap(file, vma);
 }
 
 /*
@@ -362,6 +414,13 @@ static int kvm_span_member_release(struct inode *inode, struct file *file)
 	spin_lock(&span->lock);
 	state = member->state;
 	kvm_span_member_set_state(member, KVM_SPAN_LEFT);
+	spin_unlock(&span->lock);
+
+	kvm_span_member_unwatch(member);
+	kvm_span_ring_free(member);
+
+	/* Whoever reads that it left finds nothing of it any more. */
+	spin_lock(&span->lock);
 	span->leaves++;
 	kvm_span_member_event(member, KVM_SPAN_EVENT_LEFT);
 	spin_unlock(&span->lock);
@@ -401,8 +460,9 @@ static void kvm_span_member_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "span-member:\t%u\n", member->id);
 	seq_printf(m, "span-member-name:\t%s\n", member->name);
 	seq_printf(m, "span-state:\t%s\n", kvm_span_state_name(READ_ONCE(member->state)));
-	seq_printf(m, "span-access:\t%s\n",
+	seq_printf(m, "span-access:\t%s\n", member->watcher ? "none" :
 		   member->access & KVM_SPAN_ACCESS_W ? "rw" : "ro");
+	seq_printf(m, "span-rights:\t%#x\n", member->rights);
 	seq_printf(m, "span-mapped-bytes:\t%llu\n", kvm_span_window_bytes(member));
 	seq_printf(m, "span-faults:\t%lld\n", atomic64_read(&member->faults));
 	seq_printf(m, "span-refused:\t%lld\n", atomic64_read(&member->refused));
@@ -413,7 +473,7 @@ static const struct file_operations kvm_span_member_fops = {
 	.release = kvm_span_member_release,
 	.unlocked_ioctl = kvm_span_member_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
-	.mmap = kvm_span_window_mmap,
+	.mmap = kvm_span_member_mmap,
 	.get_unmapped_area = thp_get_unmapped_area,
 	.show_fdinfo = kvm_span_member_show_fdinfo,
 };
@@ -462,8 +522,10 @@ static struct kvm_span_member *kvm_span_member_alloc(struct kvm_span *span,
 	INIT_LIST_HEAD(&member->node);
 	rwlock_init(&member->map_lock);
 	member->state = KVM_SPAN_GRANTED;
-	member->access = arg->access & KVM_SPAN_ACCESS_W ? KVM_SPAN_ACCESS_ALL :
-							   KVM_SPAN_ACCESS_R;
+	member->watcher = arg->flags & KVM_SPAN_GRANT_WATCHER;
+	member->access = arg->access & KVM_SPAN_ACCESS_W ? KVM_SPAN_ACCESS_ALL : arg->access;
+	member->rights = arg->rights;
+	member->max_deadline_us = arg->max_deadline_us ?: KVM_SPAN_DEADLINE_DEFAULT;
 	memcpy(member->name, arg->name, sizeof(member->name));
 	member->span = span;
 	return member;
@@ -472,18 +534,35 @@ static struct kvm_span_member *kvm_span_member_alloc(struct kvm_span *span,
 /* On success the file has the caller's reference to the member. */
 static struct file *kvm_span_member_file(struct kvm_span_member *member)
 {
-	int flags = member->access & KVM_SPAN_ACCESS_W ? O_RDWR : O_RDONLY;
+	/* Who has rights writes answers into his ring. */
+	bool write = (member->access & KVM_SPAN_ACCESS_W) || member->rights;
+	int flags = write ? O_RDWR : O_RDONLY;
 	struct file *file;
 
 	/*
 	 * Open for what was granted and no more: mmap() then strips
-	 * VM_MAYWRITE, so that mprotect() cannot add it. An anonymous inode
+	 * VM_MAYWRITE, so that mprotect() cannot add it; for a window of one
+	 * who may only read, kvm_span_window_mmap() does. An anonymous inode
 	 * has no open(), so /proc/self/fd cannot make another file of it.
 	 */
 	file = anon_inode_getfile("kvm-span-member", &kvm_span_member_fops, member, flags);
 	if (!IS_ERR(file))
 		kvm_span_get(member->span);
 	return file;
+}
+
+static bool kvm_span_grant_valid(const struct kvm_span_grant *arg)
+{
+	bool watcher = arg->flags & KVM_SPAN_GRANT_WATCHER;
+
+	if ((arg->flags & ~KVM_SPAN_GRANT_WATCHER) || (arg->rights & ~KVM_SPAN_RIGHTS_ALL))
+		return false;
+	if (watcher ? arg->access : !arg->access || (arg->access & ~KVM_SPAN_ACCESS_ALL))
+		return false;
+	if (arg->max_deadline_us && (arg->max_deadline_us < KVM_SPAN_DEADLINE_MIN ||
+				     arg->max_deadline_us > KVM_SPAN_DEADLINE_MAX))
+		return false;
+	return kvm_span_name_valid(arg->name);
 }
 
 long kvm_span_member_grant(struct kvm_span *span, void __user *uarg)
@@ -493,11 +572,11 @@ long kvm_span_member_grant(struct kvm_span *span, void __user *uarg)
 	struct file *file;
 	int r, fd;
 
-	r = kvm_span_copy_arg(&arg, sizeof(arg), uarg);
+	r = kvm_span_copy_arg_since(&arg, sizeof(arg), offsetof(struct kvm_span_grant, rights),
+				    uarg);
 	if (r)
 		return r;
-	if (arg.flags || !arg.access || (arg.access & ~KVM_SPAN_ACCESS_ALL) ||
-	    !kvm_span_name_valid(arg.name))
+	if (!kvm_span_grant_valid(&arg))
 		return -EINVAL;
 
 	member = kvm_span_member_alloc(span, &arg);
@@ -519,7 +598,7 @@ long kvm_span_member_grant(struct kvm_span *span, void __user *uarg)
 		r = PTR_ERR(file);
 		goto err_list;
 	}
-	if (kvm_span_return_arg(uarg, &arg, sizeof(arg))) {
+	if (kvm_span_return_arg(uarg, &arg, min_t(size_t, arg.size, sizeof(arg)))) {
 		kvm_span_member_cancel(member);
 		fput(file);
 		put_unused_fd(fd);

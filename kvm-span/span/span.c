@@ -23,7 +23,7 @@
 #include <linux/workqueue.h>
 #include <uapi/linux/fcntl.h>
 
-#include "span.h"
+#include "watch.h"
 #include "span_hooks.h"
 
 #define CREATE_TRACE_POINTS
@@ -60,12 +60,18 @@ struct workqueue_struct *kvm_span_wq;
  */
 int kvm_span_copy_arg(void *arg, size_t ksize, void __user *uarg)
 {
+	return kvm_span_copy_arg_since(arg, ksize, ksize, uarg);
+}
+
+/* The same for one that has grown: what the caller's does not have is zero. */
+int kvm_span_copy_arg_since(void *arg, size_t ksize, size_t first_size, void __user *uarg)
+{
 	u32 usize;
 	int r;
 
 	if (get_user(usize, (u32 __user *)uarg))
 		return -EFAULT;
-	if (usize < ksize)
+	if (usize < first_size)
 		return -EINVAL;
 	if (usize > PAGE_SIZE)
 		return -E2BIG;
@@ -126,6 +132,7 @@ static void kvm_span_free(struct kref *ref)
 	atomic_dec(&kvm_spans_nr);
 	spin_unlock(&kvm_spans_alive_lock);
 
+	kvm_span_event_exit(s);
 	kvm_span_mask_exit(s);
 	fput(s->memfd);
 	mmdrop(s->owner);
@@ -236,7 +243,8 @@ static long kvm_span_get_stats(struct kvm_span *s, void __user *uarg)
 	struct kvm_span_stats stats;
 	int r;
 
-	r = kvm_span_copy_arg(&stats, sizeof(stats), uarg);
+	r = kvm_span_copy_arg_since(&stats, sizeof(stats),
+				    offsetof(struct kvm_span_stats, ept_guest), uarg);
 	if (r)
 		return r;
 	if (stats.flags)
@@ -254,7 +262,10 @@ static long kvm_span_get_stats(struct kvm_span *s, void __user *uarg)
 	stats.present_pages = READ_ONCE(s->mapping->nrpages);
 	stats.faults = atomic64_read(&s->faults);
 	stats.refused = atomic64_read(&s->refused);
-	return kvm_span_return_arg(uarg, &stats, sizeof(stats));
+	stats.pages_zapped = atomic64_read(&s->pages_zapped);
+	stats.logged = atomic64_read(&s->pages_logged);
+	kvm_span_event_stats(s, &stats);
+	return kvm_span_return_arg(uarg, &stats, min_t(size_t, stats.size, sizeof(stats)));
 }
 
 static long kvm_span_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -273,13 +284,29 @@ static long kvm_span_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 		return kvm_span_member_query(s, uarg);
 	case _IOC_NR(KVM_SPAN_GET_STATS):
 		return kvm_span_get_stats(s, uarg);
+	case _IOC_NR(KVM_SPAN_WRITTEN):
+		return kvm_span_event_written(s, uarg);
 	default:
 		return -ENOTTY;
 	}
 }
 
+/* The order in which a member's events are told. */
+static u32 kvm_span_first_event(const struct kvm_span_member *member)
+{
+	static const u32 order[] = {
+		KVM_SPAN_EVENT_JOINED, KVM_SPAN_EVENT_MUTED, KVM_SPAN_EVENT_REMAP,
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(order); i++)
+		if (member->events & BIT(order[i]))
+			return order[i];
+	return KVM_SPAN_EVENT_LEFT;
+}
+
 /*
- * Take one pending event of a member, joined before left. Returns the member
+ * Take one pending event of a member, left last. Returns the member
  * with a reference, so that the event can be put back.
  */
 static struct kvm_span_member *kvm_span_take_event(struct kvm_span *s,
@@ -291,8 +318,7 @@ static struct kvm_span_member *kvm_span_take_event(struct kvm_span *s,
 	list_for_each_entry(member, &s->members, node) {
 		if (!member->events)
 			continue;
-		event->type = member->events & BIT(KVM_SPAN_EVENT_JOINED) ?
-			      KVM_SPAN_EVENT_JOINED : KVM_SPAN_EVENT_LEFT;
+		event->type = kvm_span_first_event(member);
 		event->member = member->id;
 		member->events &= ~BIT(event->type);
 		s->nr_events--;
@@ -373,6 +399,7 @@ static __poll_t kvm_span_poll(struct file *file, poll_table *wait)
 static int kvm_span_release(struct inode *inode, struct file *file)
 {
 	struct kvm_span *s = file->private_data;
+	struct kvm *kvm;
 
 	mutex_lock(&kvm_spans_lock);
 	list_del(&s->node);
@@ -381,7 +408,12 @@ static int kvm_span_release(struct inode *inode, struct file *file)
 
 	kvm_span_member_fence_all(s);
 	kvm_span_unbind_vm(s, s->kvm);
-	kvm_put_kvm(s->kvm);
+	kvm = s->kvm;
+	/* Who looks at the base VM's slots does it with the lock held. */
+	spin_lock(&s->lock);
+	WRITE_ONCE(s->kvm, NULL);
+	spin_unlock(&s->lock);
+	kvm_put_kvm(kvm);
 	kvm_span_put(s);
 	return 0;
 }
@@ -450,6 +482,10 @@ static struct kvm_span *kvm_span_alloc(struct file *memfd, struct kvm *kvm,
 
 	if (!s)
 		return NULL;
+	if (kvm_span_event_init(s)) {
+		kfree(s);
+		return NULL;
+	}
 	kref_init(&s->ref);
 	INIT_LIST_HEAD(&s->node);
 	INIT_LIST_HEAD(&s->members);
@@ -580,7 +616,8 @@ static long kvm_span_get_info(void __user *uarg)
 		return -EINVAL;
 	info.api_version = KVM_SPAN_API_VERSION;
 	info.max_members = KVM_SPAN_MAX_MEMBERS;
-	info.features = KVM_SPAN_FEATURE_MEMORY;
+	info.features = KVM_SPAN_FEATURE_MEMORY | KVM_SPAN_FEATURE_WATCH |
+			kvm_span_log_features();
 	info.max_bytes = KVM_SPAN_MAX_BYTES;
 	return kvm_span_return_arg(uarg, &info, sizeof(info));
 }
@@ -620,7 +657,7 @@ int __init kvm_span_init(void)
 
 	if (!span)
 		return 0;
-	kvm_span_wq = alloc_workqueue("kvm-span", WQ_UNBOUND, 0);
+	kvm_span_wq = alloc_workqueue("kvm-span", WQ_UNBOUND | WQ_HIGHPRI, 0);
 	if (!kvm_span_wq)
 		return -ENOMEM;
 	r = misc_register(&kvm_span_dev);

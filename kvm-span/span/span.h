@@ -6,6 +6,7 @@
 #ifndef KVM_SPAN_SPAN_H
 #define KVM_SPAN_SPAN_H
 
+#include <linux/bitmap.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/kvm_host.h>
@@ -77,6 +78,10 @@ struct kvm_span {
 	 */
 	struct mutex control;
 	struct kvm_span_watch __rcu *watch[KVM_SPAN_SPAN_WATCHES];
+	/* Places in use: until nothing names a watch that has ended any more. */
+	DECLARE_BITMAP(watch_places, KVM_SPAN_SPAN_WATCHES);
+	unsigned int nr_watches;
+	struct kvm_span_events *events;	/* constant; event.c */
 
 	/*
 	 * A bit for each page of the guest: what all watches together mask, the
@@ -110,6 +115,9 @@ struct kvm_span_member {
 	struct list_head node;		/* in span->members, under span->lock */
 	u32 id;
 	u32 access;
+	u32 rights;
+	u32 max_deadline_us;		/* of its watches */
+	bool watcher;			/* has no VM, never joins */
 	char name[KVM_SPAN_NAME_LEN];
 
 	/*
@@ -124,6 +132,13 @@ struct kvm_span_member {
 	atomic_t windows;		/* files of windows, <= KVM_SPAN_MAX_WINDOWS */
 
 	u8 events;			/* pending: BIT(type), under span->lock */
+	bool remapped;			/* and KVM_SPAN_EVENT_REMAP was told; same */
+
+	/* Under span->control; found under RCU. */
+	struct kvm_span_watch __rcu *watch[KVM_SPAN_MAX_WATCHES];
+	atomic_t ending;		/* watches that were taken out, not through yet */
+	unsigned int timeouts_in_a_row;	/* what its watches leave to the next one */
+	struct kvm_span_ring_state *ring;	/* set once, until the file's release */
 
 	/* Written once, at join, before the state becomes JOINED. */
 	struct kvm *kvm;
@@ -138,6 +153,7 @@ struct kvm_span_member {
 void kvm_span_get(struct kvm_span *span);
 void kvm_span_put(struct kvm_span *span);
 int kvm_span_copy_arg(void *arg, size_t ksize, void __user *uarg);
+int kvm_span_copy_arg_since(void *arg, size_t ksize, size_t first_size, void __user *uarg);
 int kvm_span_return_arg(void __user *uarg, const void *arg, size_t ksize);
 bool kvm_span_name_valid(const u8 *name);
 struct kvm *kvm_span_get_vm(int fd);
@@ -152,6 +168,8 @@ void kvm_span_member_fence_all(struct kvm_span *span);
 void kvm_span_member_drop_record(struct kvm_span_member *member);
 void kvm_span_member_put(struct kvm_span_member *member);
 void kvm_span_member_refused(struct kvm_span_member *member);
+void kvm_span_member_tell(struct kvm_span_member *member, u32 type);
+u32 kvm_span_member_remapped(struct kvm_span *span, const struct kvm *kvm);
 
 /* slot.c */
 int kvm_span_bind_vm(struct kvm_span *span, struct kvm *kvm);

@@ -9,6 +9,14 @@
 #include <linux/kvm_host.h>
 
 struct kvm_mmu_page;
+struct kvm_page_fault;
+
+/* What the emulator does with an access to a page of a span. */
+enum kvm_span_emul {
+	KVM_SPAN_EMUL_GO,
+	KVM_SPAN_EMUL_DISCARD,		/* a write: as if it had been done */
+	KVM_SPAN_EMUL_FAIL,		/* give the instruction up */
+};
 
 #ifdef CONFIG_KVM_SPAN
 
@@ -118,6 +126,49 @@ static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu)
 		kvm_make_request(KVM_REQ_UPDATE_CPU_DIRTY_LOGGING, vcpu);
 }
 
+int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
+enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
+bool __kvm_span_emulates(struct kvm_vcpu *vcpu);
+bool __kvm_span_emulation_failed(struct kvm_vcpu *vcpu);
+void kvm_span_vcpu_init(struct kvm_vcpu *vcpu);
+void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu);
+
+/* May an access go on to where the page is looked up: RET_PF_CONTINUE. */
+#define kvm_span_fault(vcpu, fault)					\
+	(likely(!kvm_span_of((fault)->slot)) ? RET_PF_CONTINUE :	\
+	 __kvm_span_fault(vcpu, fault))
+
+/* The emulator is about to access memory. */
+static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa,
+						   bool write)
+{
+	return likely(!atomic_read(&kvm_spans_nr)) ? KVM_SPAN_EMUL_GO :
+						     __kvm_span_emulated(vcpu, gpa, write);
+}
+
+/* Is this an instruction that a span gave to the emulator? */
+static inline bool kvm_span_emulates(struct kvm_vcpu *vcpu)
+{
+	return unlikely(vcpu->span.span) && __kvm_span_emulates(vcpu);
+}
+
+static inline bool kvm_span_emulation_failed(struct kvm_vcpu *vcpu)
+{
+	return unlikely(vcpu->span.span) && __kvm_span_emulation_failed(vcpu);
+}
+
+/* The vCPU is halted for an access; has it been answered? */
+static inline bool kvm_span_answered(struct kvm_vcpu *vcpu)
+{
+	return READ_ONCE(vcpu->span.wake);
+}
+
+/* What PML tells was written by the guest itself, by an entry that let it. */
+static inline void kvm_span_pml(struct kvm_vcpu *vcpu, bool begin)
+{
+	vcpu->span.pml = begin;
+}
+
 /* Is this address inside a window that was taken away from the VM? */
 static inline bool kvm_span_fenced(struct kvm *kvm, struct kvm_memory_slot *slot,
 				   gfn_t gfn)
@@ -169,6 +220,21 @@ static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 }
 
 static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu) { }
+
+#define kvm_span_fault(vcpu, fault) RET_PF_CONTINUE
+
+static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa,
+						   bool write)
+{
+	return KVM_SPAN_EMUL_GO;
+}
+
+static inline bool kvm_span_emulates(struct kvm_vcpu *vcpu) { return false; }
+static inline bool kvm_span_emulation_failed(struct kvm_vcpu *vcpu) { return false; }
+static inline bool kvm_span_answered(struct kvm_vcpu *vcpu) { return false; }
+static inline void kvm_span_pml(struct kvm_vcpu *vcpu, bool begin) { }
+static inline void kvm_span_vcpu_init(struct kvm_vcpu *vcpu) { }
+static inline void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu) { }
 
 static inline int kvm_span_init(void) { return 0; }
 static inline void kvm_span_exit(void) { }

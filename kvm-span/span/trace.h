@@ -229,6 +229,189 @@ TRACE_EVENT(kvm_span_log_fetch,
 		  __entry->ranges, __entry->dirty)
 );
 
+/* A watch comes, goes, or changes what it wants. */
+TRACE_EVENT(kvm_span_watch,
+	TP_PROTO(const char *what, u32 member, u32 watch, u32 access, u32 mode, u64 first,
+		 u64 pages),
+	TP_ARGS(what, member, watch, access, mode, first, pages),
+
+	TP_STRUCT__entry(
+		__string(what, what)
+		__field(u32, member)
+		__field(u32, watch)
+		__field(u32, access)
+		__field(u32, mode)
+		__field(u64, first)
+		__field(u64, pages)
+	),
+
+	TP_fast_assign(
+		__assign_str(what);
+		__entry->member = member;
+		__entry->watch = watch;
+		__entry->access = access;
+		__entry->mode = mode;
+		__entry->first = first;
+		__entry->pages = pages;
+	),
+
+	TP_printk("%s member %u watch %u access %#x mode %u page %#llx pages %llu",
+		  __get_str(what), __entry->member, __entry->watch, __entry->access,
+		  __entry->mode, __entry->first, __entry->pages)
+);
+
+/* A watch was told of an access; put: there was room in its ring. */
+TRACE_EVENT(kvm_span_event,
+	TP_PROTO(u32 member, u32 watch, u64 event, u64 page, u32 access, u32 source,
+		 u32 flags, bool put),
+	TP_ARGS(member, watch, event, page, access, source, flags, put),
+
+	TP_STRUCT__entry(
+		__field(u32, member)
+		__field(u32, watch)
+		__field(u64, event)
+		__field(u64, page)
+		__field(u32, access)
+		__field(u32, source)
+		__field(u32, flags)
+		__field(bool, put)
+	),
+
+	TP_fast_assign(
+		__entry->member = member;
+		__entry->watch = watch;
+		__entry->event = event;
+		__entry->page = page;
+		__entry->access = access;
+		__entry->source = source;
+		__entry->flags = flags;
+		__entry->put = put;
+	),
+
+	TP_printk("member %u watch %u event %llu page %#llx access %#x source %u flags %#x%s",
+		  __entry->member, __entry->watch, __entry->event, __entry->page,
+		  __entry->access, __entry->source, __entry->flags,
+		  __entry->put ? "" : " lost")
+);
+
+TRACE_EVENT(kvm_span_answer,
+	TP_PROTO(u32 member, u32 watch, u64 event, u32 verdict, u32 flags, int err),
+	TP_ARGS(member, watch, event, verdict, flags, err),
+
+	TP_STRUCT__entry(
+		__field(u32, member)
+		__field(u32, watch)
+		__field(u64, event)
+		__field(u32, verdict)
+		__field(u32, flags)
+		__field(int, err)
+	),
+
+	TP_fast_assign(
+		__entry->member = member;
+		__entry->watch = watch;
+		__entry->event = event;
+		__entry->verdict = verdict;
+		__entry->flags = flags;
+		__entry->err = err;
+	),
+
+	TP_printk("member %u watch %u event %llu verdict %u flags %#x error %d",
+		  __entry->member, __entry->watch, __entry->event, __entry->verdict,
+		  __entry->flags, __entry->err)
+);
+
+TRACE_EVENT(kvm_span_timeout,
+	TP_PROTO(u32 member, u32 watch, u64 event, u32 verdict),
+	TP_ARGS(member, watch, event, verdict),
+
+	TP_STRUCT__entry(
+		__field(u32, member)
+		__field(u32, watch)
+		__field(u64, event)
+		__field(u32, verdict)
+	),
+
+	TP_fast_assign(
+		__entry->member = member;
+		__entry->watch = watch;
+		__entry->event = event;
+		__entry->verdict = verdict;
+	),
+
+	TP_printk("member %u watch %u event %llu verdict %u", __entry->member,
+		  __entry->watch, __entry->event, __entry->verdict)
+);
+
+/* An access was denied; how: what the vCPU got for it, a string constant. */
+TRACE_EVENT(kvm_span_deny,
+	TP_PROTO(u64 page, u32 access, u32 source, const char *how),
+	TP_ARGS(page, access, source, how),
+
+	TP_STRUCT__entry(
+		__string(how, how)
+		__field(u64, page)
+		__field(u32, access)
+		__field(u32, source)
+	),
+
+	TP_fast_assign(
+		__assign_str(how);
+		__entry->page = page;
+		__entry->access = access;
+		__entry->source = source;
+	),
+
+	TP_printk("page %#llx access %#x source %u: %s", __entry->page, __entry->access,
+		  __entry->source, __get_str(how))
+);
+
+/* A page was opened for a moment; watches: by their place in the span. */
+TRACE_EVENT(kvm_span_lift,
+	TP_PROTO(u64 event, u64 page, u32 access, u64 watches),
+	TP_ARGS(event, page, access, watches),
+
+	TP_STRUCT__entry(
+		__field(u64, event)
+		__field(u64, page)
+		__field(u32, access)
+		__field(u64, watches)
+	),
+
+	TP_fast_assign(
+		__entry->event = event;
+		__entry->page = page;
+		__entry->access = access;
+		__entry->watches = watches;
+	),
+
+	TP_printk("event %llu page %#llx access %#x watches %#llx", __entry->event,
+		  __entry->page, __entry->access, __entry->watches)
+);
+
+/* A Virtual EPT leads from the guest's frame to another page than L0's does. */
+TRACE_EVENT(kvm_span_remap,
+	TP_PROTO(u32 member, u64 gfn, u64 page, u64 base_page),
+	TP_ARGS(member, gfn, page, base_page),
+
+	TP_STRUCT__entry(
+		__field(u32, member)
+		__field(u64, gfn)
+		__field(u64, page)
+		__field(u64, base_page)
+	),
+
+	TP_fast_assign(
+		__entry->member = member;
+		__entry->gfn = gfn;
+		__entry->page = page;
+		__entry->base_page = base_page;
+	),
+
+	TP_printk("member %u gfn %#llx page %#llx, of L0 %#llx", __entry->member,
+		  __entry->gfn, __entry->page, __entry->base_page)
+);
+
 #endif /* _TRACE_KVM_SPAN_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -27,7 +27,15 @@ enum kvm_span_why {
 	KVM_SPAN_NR_WHY,
 };
 
+/* So many answers in a row that did not come in time mute a watch. */
+#define KVM_SPAN_MUTE_AFTER	3
+
+/*
+ * Its place in span->watch[] holds a reference, and so does a call that uses it
+ * outside of span->control.
+ */
 struct kvm_span_watch {
+	struct kref ref;
 	struct kvm_span_member *member;	/* constant, the watch ends before it */
 	u32 id;				/* constant, 1..KVM_SPAN_MAX_WATCHES */
 	unsigned int index;		/* constant, in span->watch[] */
@@ -44,9 +52,11 @@ struct kvm_span_watch {
 	unsigned long *written;		/* the log; atomic bit operations */
 	unsigned long *blocks;		/* of 2 MiB, taken apart for it; control */
 
-	/* Under span->event_lock. */
+	/* Under the lock of span->events. */
 	unsigned int timeouts_in_a_row;
 	bool muted;
+	unsigned int violations_told;	/* since then */
+	ktime_t violations_since;
 
 	atomic64_t events;
 	atomic64_t notices;
@@ -164,25 +174,40 @@ static inline bool kvm_span_log_armed(struct kvm_span *span, u64 page)
 	return armed && test_bit(page, armed);
 }
 
-/* watch.c */
+/* watch.c. may: 0, or why the member may have no watches. */
+int kvm_span_watch_may(struct kvm_span_member *member);
 long kvm_span_watch_ioctl(struct kvm_span_member *member, unsigned int nr,
 			  void __user *uarg);
+long kvm_span_watch_answer(struct kvm_span_member *member, u32 id, u64 event, u32 verdict,
+			   u32 flags);
 void kvm_span_watch_end_all(struct kvm_span_member *member);
 
 /*
- * event.c. wrote: a write that has happened already, any context; told to
- * subscribers as a notice.
+ * event.c. wrote: a write by KVM that has happened already, any context; told to
+ * subscribers as a notice. unlift and release, with span->control held: the watch
+ * does not want to mask these pages again after they were opened for a moment;
+ * nor to be waited for.
  */
-void kvm_span_event_wrote(struct kvm_span *span, u64 page, u8 source);
+void kvm_span_event_wrote(struct kvm_span *span, const struct kvm_memory_slot *slot,
+			  u64 page);
+long kvm_span_event_written(struct kvm_span *span, void __user *uarg);
 long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
 			   u32 flags);
+void kvm_span_event_unlift(struct kvm_span_watch *watch, u32 access, u64 first, u64 pages);
+void kvm_span_event_release(struct kvm_span_watch *watch, u32 access, u64 first, u64 pages);
 void kvm_span_event_forget(struct kvm_span_watch *watch);
+void kvm_span_event_stats(struct kvm_span *span, struct kvm_span_stats *stats);
 int kvm_span_event_init(struct kvm_span *span);
 void kvm_span_event_exit(struct kvm_span *span);
 
 /* ring.c */
+struct span_msg_event;
 long kvm_span_ring_setup(struct kvm_span_member *member, void __user *uarg);
 int kvm_span_ring_mmap(struct kvm_span_member *member, struct vm_area_struct *vma);
+bool kvm_span_ring_put(struct kvm_span_watch *watch, const struct span_msg_event *event);
+void kvm_span_ring_lost(struct kvm_span_watch *watch);
+void kvm_span_ring_signal(struct kvm_span_member *member);
 void kvm_span_ring_end(struct kvm_span_member *member);
+void kvm_span_ring_free(struct kvm_span_member *member);
 
 #endif

@@ -206,7 +206,7 @@ static struct file *kvm_span_window_file(struct file *member_file)
 		goto err_count;
 	}
 	file = anon_inode_getfile("kvm-span-window", &kvm_span_window_fops, member_file,
-				  member_file->f_flags & O_ACCMODE);
+				  member->access & KVM_SPAN_ACCESS_W ? O_RDWR : O_RDONLY);
 	if (IS_ERR(file))
 		goto err_count;
 	get_file(member_file);
@@ -244,6 +244,10 @@ static int kvm_span_window_check(struct kvm_span_member *member,
 	}
 	if (vma->vm_flags & VM_EXEC) {
 		*reason = "executable mapping";
+		return -EACCES;
+	}
+	if ((vma->vm_flags & VM_WRITE) && !(member->access & KVM_SPAN_ACCESS_W)) {
+		*reason = "writable mapping, but may only read";
 		return -EACCES;
 	}
 	if (vma->vm_pgoff > pages || vma_pages(vma) > pages - vma->vm_pgoff) {
@@ -286,6 +290,9 @@ int kvm_span_window_mmap(struct file *file, struct vm_area_struct *vma)
 	 * mode takes mappings of any kind (vma_can_userfault()) but VM_SPECIAL.
 	 */
 	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	/* The member's file is open for writing for the sake of its ring. */
+	if (!(member->access & KVM_SPAN_ACCESS_W))
+		vm_flags_clear(vma, VM_MAYWRITE);
 	vma->vm_ops = &kvm_span_window_vm_ops;
 	vma->vm_private_data = member;
 	return 0;
