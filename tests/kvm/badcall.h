@@ -5,13 +5,13 @@
 
 #include "spanlib.h"
 
-/* A page whose successor is not mapped, to end structures exactly there. */
+/* A page whose successor cannot be touched, to end structures exactly there. */
 static inline uint8_t *edge_page(int prot)
 {
 	uint8_t *p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	MUST(p == MAP_FAILED ? -1 : 0);
-	MUST(munmap(p + PAGE, PAGE));
+	MUST(mprotect(p + PAGE, PAGE, PROT_NONE));
 	MUST(mprotect(p, PAGE, prot));
 	return p;
 }

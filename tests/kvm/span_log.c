@@ -27,7 +27,7 @@ static struct kvm_span_log_range ranges[MANY];
 		"shll $12, %edx;"
 TINY_CODE(scatter, "1: " NEXT "incl (%ebx,%edx); decl %ecx; jnz 1b");
 TINY_CODE(scatter_for_ever, "1: " NEXT "incl (%ebx,%edx); movl $300, %ecx; 2: decl %ecx; jnz 2b; jmp 1b");
-TINY_CODE(ins, "cld; movl %ebx, %edi; movl $0x20, %edx; rep insb");
+TINY_CODE(ins, "cld; movl %ebx, %edi; movl $0x30, %edx; rep insb");
 TINY_CODE(locked, "lock incl (%ebx)");
 TINY_CODE(wrmsr, "wrmsr");
 

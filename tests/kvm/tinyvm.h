@@ -12,6 +12,7 @@
 #include <linux/kvm.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -36,7 +37,7 @@
 
 #define TINY_PORT_DONE	0x10
 #define TINY_PORT_EXC	0xee
-#define TINY_PORT_IN	0x20		/* gives bytes of TINY_IN_BYTE */
+#define TINY_PORT_IN	0x30		/* gives bytes of TINY_IN_BYTE */
 #define TINY_IN_BYTE	0xab
 #define TINY_VECTOR	0x40		/* first one that is an interrupt */
 
@@ -54,9 +55,14 @@ struct tiny_vm {
 	volatile bool stop;
 	volatile int last_exit;		/* exit_reason, or -errno of KVM_RUN */
 	volatile unsigned long exits;
+	/*
+	 * One thread runs all pieces of a vCPU: KVM waits for an RCU grace
+	 * period whenever another one does.
+	 */
+	sem_t go;
 	int done_fd;			/* counts pieces that have ended */
 	volatile int result;
-	bool going;
+	bool going, worker, quit;
 	uint32_t code_gpa, stack_gpa;
 };
 
@@ -212,6 +218,7 @@ static inline void tiny_vcpu(struct tiny_vm *v, int kvm, int id, unsigned int fl
 	v->run = mmap(NULL, v->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, v->vcpu, 0);
 	MUST(v->run == MAP_FAILED ? -1 : 0);
 	v->done_fd = MUST(eventfd(0, EFD_CLOEXEC));
+	sem_init(&v->go, 0, 0);
 	v->code_gpa = id ? id * TINY_VCPU_GPA : CODE_GPA;
 	v->stack_gpa = id ? v->code_gpa + 0x2000 : TINY_STACK_GPA;
 	tiny_flat_mode(v->vcpu);
@@ -381,27 +388,35 @@ static inline void tiny_prepare(struct tiny_vm *v, const uint8_t *code, const ui
 	MUST(ioctl(v->vcpu, KVM_SET_REGS, &regs));
 }
 
-static inline void *tiny_piece_thread(void *arg)
+static inline void *tiny_worker(void *arg)
 {
 	struct tiny_vm *v = arg;
 	uint64_t one = 1;
 
-	v->result = tiny_run_to_end(v);
-	MUST(write(v->done_fd, &one, 8));
-	return NULL;
+	for (;;) {
+		while (sem_wait(&v->go))
+			;
+		if (v->quit)
+			return NULL;
+		v->result = tiny_run_to_end(v);
+		MUST(write(v->done_fd, &one, 8));
+	}
 }
 
-/* In this thread. */
-#define TINY_RUN(v, name, ...) ({					\
-	tiny_prepare(v, piece_##name, piece_##name##_end, &(struct tiny_regs){ __VA_ARGS__ }); \
-	tiny_run_to_end(v);						\
-})
+/* On with what was prepared, or interrupted. */
+static inline void tiny_go(struct tiny_vm *v)
+{
+	if (!v->worker)
+		tiny_thread(v, tiny_worker);
+	v->worker = true;
+	v->going = true;
+	sem_post(&v->go);
+}
 
-/* In one of its own, until tiny_wait() returns something else than TINY_WAITING. */
+/* Begin a piece. It has ended when tiny_wait() returns something else than TINY_WAITING. */
 #define TINY_GO(v, name, ...) ({					\
 	tiny_prepare(v, piece_##name, piece_##name##_end, &(struct tiny_regs){ __VA_ARGS__ }); \
-	(v)->going = true;						\
-	tiny_thread(v, tiny_piece_thread);				\
+	tiny_go(v);							\
 })
 
 static inline int tiny_wait(struct tiny_vm *v, int ms)
@@ -414,21 +429,26 @@ static inline int tiny_wait(struct tiny_vm *v, int ms)
 	if (poll(&p, 1, ms) != 1)
 		return TINY_WAITING;
 	MUST(read(v->done_fd, &n, 8));
-	pthread_join(v->thread, NULL);
 	v->going = false;
 	return v->result;
 }
 
+/* A piece from its begin to its end. */
+#define TINY_RUN(v, name, ...) ({					\
+	TINY_GO(v, name, __VA_ARGS__);					\
+	tiny_wait(v, -1);						\
+})
+
 /* End a piece that waits or runs for ever. */
 static inline void tiny_abort(struct tiny_vm *v)
 {
-	uint64_t n;
-
 	if (!v->going)
 		return;
-	tiny_stop(v);
-	MUST(read(v->done_fd, &n, 8));
-	v->going = false;
+	v->stop = true;
+	v->run->immediate_exit = 1;
+	do
+		pthread_kill(v->thread, SIGUSR1);
+	while (tiny_wait(v, 20) == TINY_WAITING);
 	v->stop = false;
 	v->run->immediate_exit = 0;
 }
@@ -459,6 +479,11 @@ static inline uint32_t tiny_interrupts(struct tiny_vm *v)
 static inline void tiny_free(struct tiny_vm *v)
 {
 	tiny_abort(v);
+	if (v->worker) {
+		v->quit = true;
+		sem_post(&v->go);
+		pthread_join(v->thread, NULL);
+	}
 	close(v->vcpu);
 	close(v->vm);
 	close(v->done_fd);
