@@ -25,6 +25,7 @@
 #include "mmu/mmu_internal.h"
 #include "kvm_cache_regs.h"
 #include "x86.h"
+#include "kvm_emulate.h"
 
 #include "watch.h"
 #include "span_hooks.h"
@@ -72,6 +73,7 @@ struct kvm_span_entry {
 	/* Watches by their index. */
 	u64 told;
 	u64 open;			/* told, and did not answer yet */
+	u64 cancel;			/* the page is to leave their subscription */
 	u64 lifted;			/* to mask the access again */
 	u64 lifted_read;		/* ... and reading */
 
@@ -256,11 +258,34 @@ static void kvm_span_entry_leave_vcpu(struct kvm_span_entry *e)
 	e->vcpu = NULL;
 }
 
+/*
+ * The page leaves the subscription of those who said so. For an access that is
+ * denied not before it has been: without a mask it would not come back here.
+ * Under events->lock and RCU.
+ */
+static void kvm_span_entry_cancel(struct kvm_span_entry *e)
+{
+	struct kvm_span_watch *watch;
+	unsigned int i;
+
+	kvm_span_for_each_bit(i, e->cancel) {
+		watch = kvm_span_watch_at(e->span, i);
+		if (!watch)
+			continue;
+		kvm_span_mask_lift(watch, KVM_SPAN_WHY_BLOCK, KVM_SPAN_ACCESS_RWX, e->page);
+		kvm_span_mask_lift(watch, KVM_SPAN_WHY_NOTIFY, KVM_SPAN_ACCESS_RWX, e->page);
+	}
+	e->cancel = 0;
+}
+
 /* Under events->lock. */
 static void kvm_span_entry_free(struct kvm_span_entry *e)
 {
 	struct kvm_span_events *ev = e->span->events;
 
+	rcu_read_lock();
+	kvm_span_entry_cancel(e);
+	rcu_read_unlock();
 	if (e->state == KVM_SPAN_WAITING)
 		WRITE_ONCE(ev->pending, ev->pending - 1);
 	kvm_span_entry_leave_vcpu(e);
@@ -272,7 +297,7 @@ static void kvm_span_entry_free(struct kvm_span_entry *e)
 
 /*
  * Everybody has answered, or need not. Under events->lock: the vCPU does not go
- * while it is held.
+ * while it is held; and RCU.
  */
 static void kvm_span_entry_decide(struct kvm_span_entry *e)
 {
@@ -282,6 +307,8 @@ static void kvm_span_entry_decide(struct kvm_span_entry *e)
 		return;
 	WRITE_ONCE(ev->pending, ev->pending - 1);
 	e->state = KVM_SPAN_DECIDED;
+	if (!e->denied)
+		kvm_span_entry_cancel(e);
 	e->until = ktime_add_ns(ktime_get(), KVM_SPAN_ANSWER_NS);
 	kvm_span_arm(ev, e->until);
 	if (e->vcpu) {
@@ -414,6 +441,7 @@ static int kvm_span_emulate(const struct kvm_span_ctx *ctx, u32 verdict)
 	vcpu->span.span = ctx->span;
 	vcpu->span.page = ctx->page;
 	vcpu->span.verdict = verdict;
+	vcpu->span.crossing = false;
 	vcpu->span.exits = vcpu->stat.exits;
 	return RET_PF_EMULATE;
 }
@@ -643,6 +671,7 @@ static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry
 	}
 	kvm_span_entry_decide(e);
 	if (e->state == KVM_SPAN_WAITING) {
+		/* Whoever decides later has this lock and sets it again. */
 		WRITE_ONCE(ctx->vcpu->span.wake, false);
 		return KVM_SPAN_PARK;
 	}
@@ -800,7 +829,6 @@ static int kvm_span_masked(const struct kvm_span_ctx *ctx)
 {
 	u64 who;
 
-	atomic64_inc(&ctx->span->events->ept_masked);
 	rcu_read_lock();
 	who = kvm_span_who(ctx, KVM_SPAN_WHY_PROTECT, NULL);
 	if (who)
@@ -837,23 +865,36 @@ int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 	} else if (ctx.source == SPAN_SOURCE_GUEST_L0) {
 		ctx.gpa |= fault->addr & ~PAGE_MASK;
 	}
-	if (likely(!masked) || (fault->write && kvm_span_writes_nothing(fault->slot)))
+	/* No mask any more, but perhaps an answer: "no, and leave me alone". */
+	if (likely(!masked && hlist_empty(&vcpu->span.entries)))
+		return RET_PF_CONTINUE;
+	if (fault->write && kvm_span_writes_nothing(fault->slot))
 		return RET_PF_CONTINUE;
 	if (fault->error_code & PFERR_GUEST_PAGE_MASK)
 		ctx.flags |= SPAN_EVENT_F_WALK;
 	if (kvm_event_needs_reinjection(vcpu))
 		ctx.flags |= SPAN_EVENT_F_DELIVERY;
+	if (masked)
+		atomic64_inc(&ctx.span->events->ept_masked);
 	return kvm_span_masked(&ctx);
 }
 
-/* Is there something else to write or read than what was allowed? Under RCU. */
-static bool kvm_span_emulated_elsewhere(const struct kvm_span_ctx *ctx)
+/*
+ * An instruction that we gave to the emulator comes to another page that is
+ * masked. Between two iterations of a string instruction the processor can go
+ * on, and faults there. Else, if its write was allowed, the processor does it
+ * with the page open for a moment; if it was denied, this part of the write is
+ * denied, too.
+ */
+static enum kvm_span_emul kvm_span_emulated_elsewhere(struct kvm_vcpu *vcpu, bool write)
 {
-	struct kvm_vcpu *vcpu = ctx->vcpu;
+	bool crossing = vcpu->span.crossing;
 
-	return kvm_span_emulating(vcpu) &&
-	       (vcpu->span.span != ctx->span || vcpu->span.page != ctx->page) &&
-	       (kvm_span_mask_of(ctx->span, ctx->page, ctx->own) & kvm_span_need(ctx->access));
+	vcpu->span.crossing = false;
+	if (vcpu->arch.emulate_ctxt->rep_prefix && !crossing)
+		return KVM_SPAN_EMUL_RETRY;
+	return write && vcpu->span.verdict == KVM_SPAN_DENY ? KVM_SPAN_EMUL_DISCARD :
+							     KVM_SPAN_EMUL_FAIL;
 }
 
 /*
@@ -863,22 +904,23 @@ static bool kvm_span_emulated_elsewhere(const struct kvm_span_ctx *ctx)
 enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 {
 	struct kvm_memory_slot *slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa_to_gfn(gpa));
+	bool ours = kvm_span_emulating(vcpu);
 	struct kvm_span_ctx ctx;
 	u64 who;
 
-	if (!slot || !slot->arch.span || (!write && !kvm_span_emulating(vcpu)))
+	if (!kvm_span_of(slot) || (!write && !ours))
 		return KVM_SPAN_EMUL_GO;
 	kvm_span_ctx_init(&ctx, vcpu, slot, gpa_to_gfn(gpa), write ? KVM_SPAN_W : KVM_SPAN_R);
 
-	if (kvm_span_emulating(vcpu) && vcpu->span.span == ctx.span &&
-	    vcpu->span.page == ctx.page)
+	if (ours && vcpu->span.span == ctx.span && vcpu->span.page == ctx.page)
 		return write && vcpu->span.verdict == KVM_SPAN_DENY ? KVM_SPAN_EMUL_DISCARD :
 								     KVM_SPAN_EMUL_GO;
-	/* Give up, and let the processor do it: it faults on each page apart. */
-	if (kvm_span_emulated_elsewhere(&ctx))
-		return KVM_SPAN_EMUL_FAIL;
-	if (!write || !(kvm_span_mask_of(ctx.span, ctx.page, NULL) & kvm_span_need(KVM_SPAN_W)))
+	if (!(kvm_span_mask_of(ctx.span, ctx.page, ctx.own) & kvm_span_need(ctx.access))) {
+		vcpu->span.crossing = false;
 		return KVM_SPAN_EMUL_GO;
+	}
+	if (ours)
+		return kvm_span_emulated_elsewhere(vcpu, write);
 
 	/* KVM emulates for its own reasons: too late to ask, but not to protect. */
 	rcu_read_lock();
@@ -894,12 +936,16 @@ enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool wr
 }
 
 /*
- * A write over the end of a page, of which one was allowed or denied, is not
- * emulated: kvm_span_emulates().
+ * A write over the end of a page, in an instruction that we gave to the emulator.
+ * Nothing is written yet. Must it be given up? If it was allowed: the processor
+ * does it whole, or faults on the other page; half of it could not be repeated.
  */
-bool __kvm_span_emulates(struct kvm_vcpu *vcpu)
+bool __kvm_span_crossing(struct kvm_vcpu *vcpu)
 {
-	return kvm_span_emulating(vcpu);
+	if (!kvm_span_emulating(vcpu))
+		return false;
+	vcpu->span.crossing = true;
+	return vcpu->span.verdict == KVM_SPAN_ALLOW;
 }
 
 /*
@@ -994,7 +1040,6 @@ long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
 	rcu_read_lock();
 	spin_lock(&ev->lock);
 	WRITE_ONCE(watch->timeouts_in_a_row, 0);
-	WRITE_ONCE(watch->member->timeouts_in_a_row, 0);
 	WRITE_ONCE(watch->muted, false);
 	hlist_for_each_entry(e, &ev->by_id[event % ARRAY_SIZE(ev->by_id)], id_node)
 		if (e->id == event && e->state == KVM_SPAN_WAITING &&
@@ -1007,10 +1052,8 @@ long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
 		goto out;
 	}
 	atomic64_inc(verdict == KVM_SPAN_DENY ? &watch->denied : &watch->allowed);
-	if (flags & KVM_SPAN_ANSWER_CANCEL) {
-		kvm_span_mask_lift(watch, KVM_SPAN_WHY_BLOCK, KVM_SPAN_ACCESS_RWX, found->page);
-		kvm_span_mask_lift(watch, KVM_SPAN_WHY_NOTIFY, KVM_SPAN_ACCESS_RWX, found->page);
-	}
+	if (flags & KVM_SPAN_ANSWER_CANCEL)
+		found->cancel |= BIT_ULL(watch->index);
 	found->open &= ~BIT_ULL(watch->index);
 	if (verdict == KVM_SPAN_DENY)
 		found->denied = true;
@@ -1029,15 +1072,18 @@ void kvm_span_event_forget(struct kvm_span_watch *watch)
 	u64 keep = ~BIT_ULL(watch->index);
 	struct kvm_span_entry *e;
 
+	rcu_read_lock();
 	spin_lock(&ev->lock);
 	list_for_each_entry(e, &ev->entries, node) {
 		e->told &= keep;
 		e->open &= keep;
+		e->cancel &= keep;
 		e->lifted &= keep;
 		e->lifted_read &= keep;
 		kvm_span_entry_decide(e);
 	}
 	spin_unlock(&ev->lock);
+	rcu_read_unlock();
 }
 
 /* The watch does not want these pages to be closed again. span->control is held. */
@@ -1065,6 +1111,7 @@ void kvm_span_event_release(struct kvm_span_watch *watch, u32 access, u64 first,
 	struct kvm_span_events *ev = kvm_span_watch_span(watch)->events;
 	struct kvm_span_entry *e;
 
+	rcu_read_lock();
 	spin_lock(&ev->lock);
 	list_for_each_entry(e, &ev->entries, node) {
 		if (e->page < first || e->page - first >= pages || !(access & BIT(e->access)))
@@ -1073,6 +1120,7 @@ void kvm_span_event_release(struct kvm_span_watch *watch, u32 access, u64 first,
 		kvm_span_entry_decide(e);
 	}
 	spin_unlock(&ev->lock);
+	rcu_read_unlock();
 }
 
 /* What is due for an access that waits. Under events->lock and RCU. */

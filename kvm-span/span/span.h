@@ -137,7 +137,6 @@ struct kvm_span_member {
 	/* Under span->control; found under RCU. */
 	struct kvm_span_watch __rcu *watch[KVM_SPAN_MAX_WATCHES];
 	atomic_t ending;		/* watches that were taken out, not through yet */
-	unsigned int timeouts_in_a_row;	/* what its watches leave to the next one */
 	struct kvm_span_ring_state *ring;	/* set once, until the file's release */
 
 	/* Written once, at join, before the state becomes JOINED. */

@@ -15,6 +15,7 @@ struct kvm_page_fault;
 enum kvm_span_emul {
 	KVM_SPAN_EMUL_GO,
 	KVM_SPAN_EMUL_DISCARD,		/* a write: as if it had been done */
+	KVM_SPAN_EMUL_RETRY,		/* stop, the processor goes on from here */
 	KVM_SPAN_EMUL_FAIL,		/* give the instruction up */
 };
 
@@ -128,7 +129,7 @@ static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu)
 
 int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
-bool __kvm_span_emulates(struct kvm_vcpu *vcpu);
+bool __kvm_span_crossing(struct kvm_vcpu *vcpu);
 bool __kvm_span_emulation_failed(struct kvm_vcpu *vcpu);
 void kvm_span_vcpu_init(struct kvm_vcpu *vcpu);
 void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu);
@@ -146,10 +147,10 @@ static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t 
 						     __kvm_span_emulated(vcpu, gpa, write);
 }
 
-/* Is this an instruction that a span gave to the emulator? */
-static inline bool kvm_span_emulates(struct kvm_vcpu *vcpu)
+/* Must a write over the end of a page be given up? */
+static inline bool kvm_span_crossing(struct kvm_vcpu *vcpu)
 {
-	return unlikely(vcpu->span.span) && __kvm_span_emulates(vcpu);
+	return unlikely(vcpu->span.span) && __kvm_span_crossing(vcpu);
 }
 
 static inline bool kvm_span_emulation_failed(struct kvm_vcpu *vcpu)
@@ -229,7 +230,7 @@ static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t 
 	return KVM_SPAN_EMUL_GO;
 }
 
-static inline bool kvm_span_emulates(struct kvm_vcpu *vcpu) { return false; }
+static inline bool kvm_span_crossing(struct kvm_vcpu *vcpu) { return false; }
 static inline bool kvm_span_emulation_failed(struct kvm_vcpu *vcpu) { return false; }
 static inline bool kvm_span_answered(struct kvm_vcpu *vcpu) { return false; }
 static inline void kvm_span_pml(struct kvm_vcpu *vcpu, bool begin) { }

@@ -113,9 +113,6 @@ static int kvm_span_watch_list(struct kvm_span_watch *watch)
 		return -ENOSPC;
 	watch->id = id;
 	watch->index = index;
-	/* Whoever did not answer does not get a clean record by a new watch. */
-	watch->timeouts_in_a_row = member->timeouts_in_a_row;
-	watch->muted = watch->timeouts_in_a_row >= KVM_SPAN_MUTE_AFTER;
 	set_bit(index, span->watch_places);
 	rcu_assign_pointer(span->watch[index], watch);
 	rcu_assign_pointer(member->watch[id - 1], watch);
@@ -137,8 +134,6 @@ static void kvm_span_watch_unlist(struct kvm_span_watch *watch)
 	RCU_INIT_POINTER(span->watch[watch->index], NULL);
 	WRITE_ONCE(span->nr_watches, span->nr_watches - 1);
 	atomic_inc(&member->ending);
-	WRITE_ONCE(member->timeouts_in_a_row, max(member->timeouts_in_a_row,
-						  READ_ONCE(watch->timeouts_in_a_row)));
 	kvm_span_mask_drop(watch);
 }
 
