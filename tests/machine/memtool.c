@@ -7,15 +7,20 @@
  *   memtool FILE [ro|rw]	FILE's size by lseek(); rw is the default
  *   memtool --size N FILE [ro|rw]
  *   memtool --page		a page in this level's own memory
+ *   memtool --pages N	that many of them
  *
  *   r OFF LEN	read the mapping	= HEX, SIGBUS or SIGSEGV
  *   w OFF HEX	write to the mapping	ok, SIGBUS or SIGSEGV
+ *   x OFF NUMBER	write 8 bytes by one instruction: the same
  *   pr OFF LEN, pw OFF HEX	the same by pread() and pwrite(): = HEX, ok, error NAME
  *   s HEX	pages of the file that begin so; holes are not touched: = OFF ...
  *   c OFF	count up the 8 bytes there until the next command: ok, SIGBUS
  *   h		the first hole of the file: = OFF
  *   k		keep a hash of each page: = PAGES, without holes
- *   d		pages that are not as they were kept, up to 1000: = PAGES NUMBER ...
+ *   d		pages that are not as they were kept, up to 4000: = PAGES NUMBER ...
+ *   t PAGE STEP N	read a byte of N pages, every STEP-th: ok
+ *   p		where the pages are in this level's physical memory: = PAGE ...
+ *   W SEED N	write into N pages, chosen by SEED (see scatter()): ok
  *   q		end
  */
 #define _GNU_SOURCE
@@ -166,10 +171,50 @@ static void keep_or_compare(int compare)
 	for (i = 0; i < size / PAGE; i++)
 		n += kept[i] != now[i];
 	printf("= %llu", (unsigned long long)n);
-	for (i = 0, n = 0; i < size / PAGE && n < 1000; i++)
+	for (i = 0, n = 0; i < size / PAGE && n < 4000; i++)
 		if (kept[i] != now[i] && ++n)
 			printf(" %llu", (unsigned long long)i);
 	printf("\n");
+}
+
+static void touch(uint64_t page, uint64_t step, uint64_t n)
+{
+	unsigned char sum = 0;
+
+	for (; n--; page += step)
+		if (page < size / PAGE)
+			sum += *(volatile unsigned char *)(map + page * PAGE);
+	(void)sum;
+	printf("ok\n");
+}
+
+static void places(void)
+{
+	uint64_t entry, i;
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+	if (pagemap < 0) {
+		printf("error %s\n", strerrorname_np(errno));
+		return;
+	}
+	printf("=");
+	for (i = 0; i < size / PAGE; i++) {
+		if (pread(pagemap, &entry, 8, ((uintptr_t)map / PAGE + i) * 8) != 8 || !(entry >> 63))
+			entry = 0;
+		printf(" %llu", (unsigned long long)(entry & ((1ULL << 55) - 1)));
+	}
+	printf("\n");
+	close(pagemap);
+}
+
+/* The caller knows the same sequence. */
+static void scatter(uint32_t seed, unsigned long n)
+{
+	while (n--) {
+		seed = seed * 1664525 + 1013904223;
+		*(volatile uint32_t *)(map + (seed >> 8) % (size / PAGE) * PAGE + 2048) = seed;
+	}
+	printf("ok\n");
 }
 
 static void count(volatile uint64_t *p)
@@ -203,6 +248,11 @@ static void command(char *line)
 			return;
 		copy(map + off, b, n);
 		printf("ok\n");
+	} else if (sscanf(line, "x %lli %lli", &off, &len) == 2) {
+		if (!inside(off, 8))
+			return;
+		*(volatile uint64_t *)(map + off) = len;
+		printf("ok\n");
 	} else if (sscanf(line, "pr %lli %lli", &off, &len) == 2 && len <= MAXLEN) {
 		ssize_t r = pread(fd, b, len, off);
 
@@ -221,6 +271,12 @@ static void command(char *line)
 		scan(b, n);
 	} else if (!strcmp(line, "h")) {
 		printf("= %lld\n", (long long)lseek(fd, 0, SEEK_HOLE));
+	} else if (sscanf(line, "t %lli %lli %d", &off, &len, &n) == 3) {
+		touch(off, len, n);
+	} else if (!strcmp(line, "p")) {
+		places();
+	} else if (sscanf(line, "W %lli %lli", &off, &len) == 2) {
+		scatter(off, len);
 	} else if (!strcmp(line, "k") || !strcmp(line, "d")) {
 		keep_or_compare(*line == 'd');
 	} else if (sscanf(line, "c %lli", &off) == 1) {
@@ -235,8 +291,8 @@ static int open_map(int argc, char **argv)
 {
 	int ro, prot = PROT_READ | PROT_WRITE;
 
-	if (argc == 2 && !strcmp(argv[1], "--page")) {
-		size = PAGE;
+	if ((argc == 2 && !strcmp(argv[1], "--page")) || (argc == 3 && !strcmp(argv[1], "--pages"))) {
+		size = PAGE * (argc == 3 ? strtoull(argv[2], NULL, 0) : 1);
 		map = mmap(NULL, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 		return map == MAP_FAILED || mlock(map, size);
 	}
@@ -246,7 +302,7 @@ static int open_map(int argc, char **argv)
 		argv += 2;
 	}
 	if (argc < 2 || argc > 3) {
-		fprintf(stderr, "usage: memtool [--size N] FILE [ro|rw] | memtool --page\n");
+		fprintf(stderr, "usage: memtool [--size N] FILE [ro|rw] | memtool --page | memtool --pages N\n");
 		exit(2);
 	}
 	ro = argc == 3 && !strcmp(argv[2], "ro");

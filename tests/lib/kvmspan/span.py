@@ -58,6 +58,14 @@ class Memory:
     def write(self, offset, data):
         return self.do(f"w {offset} {data.hex()}")
 
+    def store(self, offset, number):
+        """8 bytes by one instruction; "ok" or the name of what happened."""
+        return self.do(f"x {offset} {number}")
+
+    def number(self, offset):
+        got = self.read(offset, 8)
+        return int.from_bytes(got, "little") if isinstance(got, bytes) else got
+
     def pwrite(self, offset, data):
         return self.do(f"pw {offset} {data.hex()}")
 
@@ -68,10 +76,27 @@ class Memory:
         return int(out[2:])
 
     def changed(self):
-        """Numbers of the pages that are not as they were kept (the first 1000)."""
+        """Numbers of the pages that are not as they were kept (the first 4000)."""
         out = self.do("d", 200)
         check(out.startswith("= "), out)
         return [int(w) for w in out.split()[2:]]
+
+    def places(self):
+        """Of --page and --pages: where they are in the level's physical memory, in pages."""
+        out = self.do("p", 200)
+        check(out.startswith("= "), out)
+        where = [int(w) for w in out[1:].split()]
+        check(all(where), "a page is not there, or the level does not tell where")
+        return where
+
+    def scatter(self, seed, count):
+        """Write into so many of the pages (some several times); which ones."""
+        equal(self.do(f"W {seed} {count}"), "ok", "writes")
+        chosen = set()
+        for _ in range(count):
+            seed = (seed * 1664525 + 1013904223) & 0xffffffff
+            chosen.add((seed >> 8) % (self.size // 4096))
+        return chosen
 
     def pages_with(self, data):
         out = self.do(f"s {data.hex()}", 200)
@@ -171,6 +196,7 @@ class GuestPage:
         hits = base.pages_with(self.mark)
         equal(len(hits), 1, f"pages of the guest's RAM that begin with the pattern ({hits})")
         self.offset = hits[0]
+        self.page = self.offset // 4096
 
     def read(self, length=16):
         return self.tool.read(0, length)
