@@ -621,6 +621,11 @@ static void race_rounds(bool shake)
 	for (i = 0; i < 60; i++) {
 		bool by_protect = i & 1;
 		uint32_t from[2] = { *mine, *theirs };
+		struct span_msg m;
+
+		/* A ring that is full would be a reason to let them pass. */
+		while (ring_take(&s, &m))
+			;
 
 		/* In the middle of their work. */
 		for (k = 0; k < 30 && (*mine == from[0] || *theirs == from[1]); k++)
