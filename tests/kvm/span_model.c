@@ -77,7 +77,7 @@ struct member {
 };
 
 static struct member member[MEMBERS + 1];
-static unsigned long done[32], allowed, refused, events, notices;
+static unsigned long done[40], allowed, refused, events, notices;
 
 static uint32_t with_r(uint32_t access)
 {
@@ -394,8 +394,8 @@ static void op_touch_by(struct tiny_vm *v, struct member *own)
 	CHECK(end == want, "page %d, kind %u, %s: ended with %d, want %d", page, kind, own ? "L1" : "guest", end, want);
 	CHECK(after == before + (kind == ACC_W && !d.denied), "page %d, kind %u: %u became %u", page, kind, before,
 	      after);
-	if (kind == ACC_W)
-		log_touched(page);
+	/* Under KVM's own dirty log, which chaos turns on, a page is dirty once it is mapped. */
+	log_touched(page);
 	if (kind == ACC_W && !d.denied)
 		log_written(page);
 	if (kind != ACC_W && !d.denied && d.lifts)
@@ -414,10 +414,16 @@ static void op_touch_guest(void)
 
 static void op_touch_member(void)
 {
-	struct member *m = &member[rnd(MEMBERS)];
+	int from = rnd(MEMBERS), i;
 
-	if (m->stage == SLOTTED)
+	for (i = 0; i < MEMBERS; i++, from++) {
+		struct member *m = &member[from % MEMBERS];
+
+		if (m->stage != SLOTTED)
+			continue;
 		op_touch_by(&m->p.vm, m);
+		return;
+	}
 }
 
 /* The controller writes itself, and says so. */
@@ -448,10 +454,11 @@ static void op_write(void)
 
 static struct watch *any_watch(struct member **which)
 {
-	int from = rnd((MEMBERS + 1) * WATCHES), i;
+	/* The process, which always has one, not more often than others. */
+	int all = rnd(8) ? MEMBERS : MEMBERS + 1, from = rnd(all * WATCHES), i;
 
-	for (i = 0; i < (MEMBERS + 1) * WATCHES; i++, from++) {
-		struct member *m = &member[from / WATCHES % (MEMBERS + 1)];
+	for (i = 0; i < all * WATCHES; i++, from++) {
+		struct member *m = &member[from / WATCHES % all];
 
 		*which = m;
 		if (m->watch[from % WATCHES].id)
@@ -498,15 +505,22 @@ static void op_watch_destroy(void)
 
 static void op_range(unsigned long cmd, uint32_t mode)
 {
-	static const uint32_t protections[] = { 0, ACC_R, ACCESS_RW, ACC_RX, ACC_RWX, ACC_RWX, ACC_RX };
+	static const uint32_t protections[] = { 0, ACC_R, ACCESS_RW, ACC_RX, ACC_RWX, ACC_RWX, ACC_RWX };
 	struct member *m;
 	struct watch *w = any_watch(&m);
 	uint32_t access, first = rnd(MODEL_PAGES), pages, i, all;
 
 	if (!w)
 		return;
-	pages = 1 + rnd(rnd(3) ? 1 : MODEL_PAGES - first);
+	pages = 1 + rnd(rnd(3) && first < MODEL_PAGES - 1 ? 2 : MODEL_PAGES - first);
+	if (cmd == KVM_SPAN_UNSUBSCRIBE && !rnd(4)) {
+		first = 0;
+		pages = MODEL_PAGES;
+	}
 	access = cmd == KVM_SPAN_PROTECT ? protections[rnd(7)] : mode == LOG ? ACC_W : 1 + rnd(7);
+	/* Else in the end everything would be denied. */
+	if (cmd == KVM_SPAN_PROTECT && access != ACC_RWX && pages > 3)
+		pages = 3;
 	say("cmd %lx access %u mode %u %u+%u by %d/%u", cmd & 0xff, access, mode, first, pages, (int)(m - member),
 	    w->id);
 	if (!CHECK(member_range(m, w, cmd, access, mode, first, pages) == 0, "%s", strerror(errno)))
@@ -566,6 +580,8 @@ static void op_fetch(void)
 		return;
 	if (!CHECK(log_fetch(m->p.fd, w->id, r, max, MODEL_FIRST + first, pages, &f) == 0, "%s", strerror(errno)))
 		return;
+	say("fetch %u+%u by %d/%u: %llu pages up to %llu", first, pages, (int)(m - member), w->id, f.dirty,
+	    f.next - MODEL_FIRST);
 	CHECK(f.count <= max, "%u ranges, %u fit", f.count, max);
 	for (i = 0; i < f.count && i < max; i++)
 		for (k = 0; k < r[i].pages; k++) {
@@ -702,7 +718,7 @@ static void op_leave(void)
 {
 	struct member *m = &member[rnd(MEMBERS)];
 
-	if (!m->stage || rnd(3))
+	if (!m->stage || rnd(12))
 		return;
 	say("%d leaves", (int)(m - member));
 	member_close(m);
@@ -713,7 +729,7 @@ static void op_revoke(void)
 	struct member *m = &member[rnd(MEMBERS)];
 	struct kvm_span_watch_info info;
 
-	if (!m->stage || rnd(3))
+	if (!m->stage || rnd(12))
 		return;
 	say("revoke %d", (int)(m - member));
 	CHECK(span_revoke(g.span, m->p.id) == 0, "%s", strerror(errno));
@@ -797,10 +813,10 @@ static void all_free(void)
 static void t_model(void)
 {
 	static void (*const op[])(void) = {
-		op_touch_guest, op_touch_guest, op_touch_guest, op_touch_guest, op_touch_member, op_touch_member,
-		op_touch_member, op_write, op_watch_create, op_watch_create, op_watch_destroy, op_subscribe,
+		op_touch_guest, op_touch_guest, op_touch_guest, op_touch_guest, op_touch_guest, op_touch_member,
+		op_touch_member, op_touch_member, op_touch_member, op_write, op_watch_create, op_watch_create, op_watch_destroy, op_subscribe,
 		op_subscribe, op_unsubscribe, op_unsubscribe, op_protect, op_protect, op_log, op_fetch, op_fetch,
-		op_stale, op_info, op_grant, op_progress, op_progress, op_leave, op_revoke, op_kill, op_stats,
+		op_stale, op_info, op_grant, op_progress, op_progress, op_progress, op_leave, op_revoke, op_kill, op_stats,
 	};
 	unsigned long i;
 	uint64_t t0 = now_ms();
