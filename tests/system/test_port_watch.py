@@ -35,7 +35,7 @@ class Counting:
         base.close()
         equal(len(hits), 1, "pages of the guest that begin with the mark")
         self.page = hits[0] // 4096
-        equal(self._tool.do("c 0"), "ok", "the guest's counting")
+        self._tool.start("c 0")
 
     def close(self):
         self._tool.close()
@@ -81,7 +81,7 @@ def port_watch_unbind(m):
     end_rc, end_out = p.wait(60)
     l1.run(f"echo {function} >/sys/bus/pci/drivers/span_port/bind")
     # L0 has none of them any more, and the rings go on where they stopped
-    equal(m.qmp("guest", "query-span")[0]["counters"]["watches"], 0, "watches that L0 knows")
+    equal(m.qmp("guest", "query-span")[0]["watches"], 0, "watches that L0 knows")
     line = l1.sh(f"spanctl watch {DEV} --write {count.page} -c 1 -t 20 --json").splitlines()
     equal(json.loads(line[1])["page"], count.page, "page of an event after the driver came back")
     detach(m, "L1b")
