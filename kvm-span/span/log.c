@@ -3,10 +3,17 @@
  * KVM Span: which pages of the guest were written.
  *
  * Each log is a bitmap of its own. A page is armed while some log of it lacks
- * the page: then its next write is to be heard of. By the page-modification log
- * of the vCPU where that works (the entry is writable, its D bit is withheld),
- * else by a fault (the entry is not writable). A page that is not armed is in
- * every log of it, or in the answer that a fetch is just putting together:
+ * the page: then its next write is to be heard of, in one of three ways:
+ *
+ * - The entry is writable, its D bit is withheld, and the vCPU's page-modification
+ *   log says when the processor sets it. EPT of the guest and of an L1.
+ * - The same, and the D bit is looked at by each fetch and when the entry goes.
+ *   Shadows of an L1's table: there the log would name addresses of the nested
+ *   guest, which nobody can translate any more once the entry is gone.
+ * - The entry is not writable, and a fault says so. Where D bits do not work.
+ *
+ * A page that is not armed is in every log of it, or in the answer that a fetch is
+ * just putting together:
  *
  * - a write takes the page out of armed first, then puts it into the logs;
  * - a fetch takes the page out of the log first, then arms it, then sees to it
@@ -31,8 +38,13 @@
 
 u64 kvm_span_log_features(void)
 {
-	return KVM_SPAN_FEATURE_LOG |
-	       (kvm_x86_ops.cpu_dirty_log_size ? KVM_SPAN_FEATURE_PML : 0);
+	u64 features = KVM_SPAN_FEATURE_LOG;
+
+	if (kvm_x86_ops.cpu_dirty_log_size)
+		features |= KVM_SPAN_FEATURE_PML;
+	if (tdp_enabled && kvm_ad_enabled())
+		features |= KVM_SPAN_FEATURE_NESTED_PML;
+	return features;
 }
 
 /* The bits of [first, end) in the word that first is in. */
@@ -70,43 +82,56 @@ static void kvm_span_bits_andnot(unsigned long *bits, u64 first, u64 end)
 
 /* For the MMU. */
 
-/* Does the page-modification log work for entries of this table? */
-bool kvm_span_log_by_pml(const struct kvm_mmu_page *sp)
+/* Does the D bit of this table's entries tell of writes? */
+bool kvm_span_log_by_dirty(const struct kvm_mmu_page *sp)
 {
-	/* In a nested guest it would log addresses of that guest. */
-	return kvm_x86_ops.cpu_dirty_log_size && !sp->role.guest_mode && !sp->role.ad_disabled;
+	if (sp->role.ad_disabled || !tdp_enabled || !kvm_ad_enabled())
+		return false;
+	/*
+	 * The fetch finds entries by their rmaps. Of the TDP MMU is the table of a
+	 * nested guest whose L1 has no EPT for it.
+	 */
+	if (sp->role.guest_mode)
+		return !sp->tdp_mmu_page;
+	return kvm_x86_ops.cpu_dirty_log_size;
 }
 
-/* Where PML does not work, an armed page's entry is not writable at all. */
+/* Where D bits do not work, an armed page's entry is not writable at all. */
 bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_span *span,
 				gfn_t gfn)
 {
 	return kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn));
 }
 
-/* Put a page that was written into the logs. Any context. */
-void kvm_span_log_written(struct kvm_span *span, u64 page)
+/* Put a page into the logs of it. */
+static void kvm_span_log_add(struct kvm_span *span, u64 page,
+			     const struct kvm_span_watch *except)
 {
 	struct kvm_span_watch *watch;
 	unsigned long *bits;
 	int i;
 
-	if (!READ_ONCE(span->armed))
-		return;
-	/* What was written, then the look at armed; pairs with the one of a fetch. */
-	smp_mb();
-	if (!kvm_span_log_armed(span, page) || !test_and_clear_bit(page, span->armed))
-		return;
 	rcu_read_lock();
 	for (i = 0; i < KVM_SPAN_SPAN_WATCHES; i++) {
 		watch = rcu_dereference(span->watch[i]);
-		bits = watch ? READ_ONCE(watch->logging) : NULL;
+		bits = watch && watch != except ? READ_ONCE(watch->logging) : NULL;
 		if (!bits || !test_bit(page, bits) || test_and_set_bit(page, watch->written))
 			continue;
 		atomic64_inc(&watch->logged);
 		atomic64_inc(&span->pages_logged);
 	}
 	rcu_read_unlock();
+}
+
+/* Put a page that was written into the logs. Any context. */
+void kvm_span_log_written(struct kvm_span *span, u64 page)
+{
+	if (!READ_ONCE(span->armed))
+		return;
+	/* What was written, then the look at armed; pairs with the one of a fetch. */
+	smp_mb();
+	if (kvm_span_log_armed(span, page) && test_and_clear_bit(page, span->armed))
+		kvm_span_log_add(span, page, NULL);
 }
 
 /* For mark_page_dirty_in_slot(): any context, also with interrupts off. */
@@ -276,11 +301,28 @@ static void kvm_span_fetch_put_back(struct kvm_span_watch *watch,
 }
 
 /*
- * Let the next write to each of these pages be heard of, mmu_lock held for
- * write. Returns with it held, it may have been dropped.
+ * D bits in shadows of an L1's table: what they tell, and clear them. A write
+ * since the page was armed is known to nobody else. The log that has just given
+ * the page away need not hear of it, the write is in its answer. mmu_lock is
+ * held for write.
  */
-static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t start,
-				gfn_t end)
+static void kvm_span_rearm_rmaps(struct kvm_span_watch *watch, struct kvm_memory_slot *slot,
+				 gfn_t start, gfn_t end)
+{
+	gfn_t gfn;
+
+	for (gfn = start; gfn < end; gfn++)
+		if (kvm_span_rmap_dirty(slot, gfn, true))
+			kvm_span_log_add(kvm_span_watch_span(watch),
+					 kvm_span_slot_page(slot, gfn), watch);
+}
+
+/*
+ * Let the next write to each of these pages be heard of. mmu_lock is held for
+ * write, and may be dropped meanwhile.
+ */
+static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot,
+				struct kvm_span_watch *watch, gfn_t start, gfn_t end)
 {
 	gfn_t at, next, base = slot->base_gfn;
 
@@ -297,9 +339,13 @@ static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot, g
 
 	for (at = start; at < end; at = next) {
 		next = min(end, base + kvm_span_next_word(at - base));
-		kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot,
-							round_down(at - base, BITS_PER_LONG),
-							kvm_span_word_mask(at - base, next - base));
+		if (tdp_mmu_enabled)
+			kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot,
+							  base + round_down(at - base, BITS_PER_LONG),
+							  kvm_span_word_mask(at - base, next - base),
+							  !kvm_x86_ops.cpu_dirty_log_size);
+		if (kvm_memslots_have_rmaps(kvm))
+			kvm_span_rearm_rmaps(watch, slot, at, next);
 		if (need_resched() || rwlock_needbreak(&kvm->mmu_lock)) {
 			kvm_flush_remote_tlbs(kvm);
 			cond_resched_rwlock_write(&kvm->mmu_lock);
@@ -308,7 +354,7 @@ static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot, g
 }
 
 static void kvm_span_rearm_slot(struct kvm *kvm, struct kvm_memory_slot *slot,
-				struct kvm_span *span, const struct kvm_span_fetch *f)
+				struct kvm_span_watch *watch, const struct kvm_span_fetch *f)
 {
 	const struct kvm_span_log_range *range;
 	gfn_t start, end;
@@ -316,13 +362,13 @@ static void kvm_span_rearm_slot(struct kvm *kvm, struct kvm_memory_slot *slot,
 
 	for (i = 0; i < f->count; i++) {
 		range = &f->ranges[i];
-		if (kvm_span_slot_part(slot, span, range->first,
+		if (kvm_span_slot_part(slot, kvm_span_watch_span(watch), range->first,
 				       range->first + range->pages - 1, &start, &end))
-			kvm_span_rearm_gfns(kvm, slot, start, end);
+			kvm_span_rearm_gfns(kvm, slot, watch, start, end);
 	}
 }
 
-static void kvm_span_rearm_vm(struct kvm *kvm, struct kvm_span *span,
+static void kvm_span_rearm_vm(struct kvm *kvm, struct kvm_span_watch *watch,
 			      const struct kvm_span_fetch *f)
 {
 	struct kvm_memory_slot *slot;
@@ -332,15 +378,16 @@ static void kvm_span_rearm_vm(struct kvm *kvm, struct kvm_span *span,
 	write_lock(&kvm->mmu_lock);
 	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
 		kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, as_id))
-			kvm_span_rearm_slot(kvm, slot, span, f);
+			kvm_span_rearm_slot(kvm, slot, watch, f);
 	/* Before the lock goes: see the comment at kvm_mmu_slot_apply_flags(). */
 	kvm_flush_remote_tlbs(kvm);
 	write_unlock(&kvm->mmu_lock);
 	srcu_read_unlock(&kvm->srcu, idx);
 }
 
-static void kvm_span_rearm(struct kvm_span *span, const struct kvm_span_fetch *f)
+static void kvm_span_rearm(struct kvm_span_watch *watch, const struct kvm_span_fetch *f)
 {
+	struct kvm_span *span = kvm_span_watch_span(watch);
 	struct kvm_span_vm *vm;
 	u32 i;
 
@@ -355,7 +402,54 @@ static void kvm_span_rearm(struct kvm_span *span, const struct kvm_span_fetch *f
 	 */
 	smp_mb();
 	kvm_span_for_each_vm(vm, span)
-		kvm_span_rearm_vm(vm->kvm, span, f);
+		kvm_span_rearm_vm(vm->kvm, watch, f);
+}
+
+/*
+ * Writes of nested guests: armed pages whose entry in a shadow of an L1's table
+ * has its D bit. rmaps change under mmu_lock held for write.
+ */
+static void kvm_span_harvest_slot(struct kvm *kvm, struct kvm_memory_slot *slot,
+				  struct kvm_span *span, u64 first, u64 last)
+{
+	gfn_t start, end;
+	u64 page, to;
+
+	if (!kvm_span_slot_part(slot, span, first, last, &start, &end))
+		return;
+	page = kvm_span_slot_page(slot, start);
+	to = page + (end - start);
+	for (page = find_next_bit(span->armed, to, page); page < to;
+	     page = find_next_bit(span->armed, to, page + 1)) {
+		if (kvm_span_rmap_dirty(slot, slot->base_gfn + (page - slot->arch.span_page),
+					false))
+			kvm_span_log_written(span, page);
+		cond_resched_rwlock_read(&kvm->mmu_lock);
+	}
+}
+
+static void kvm_span_harvest_vm(struct kvm *kvm, struct kvm_span *span, u64 first, u64 last)
+{
+	struct kvm_memory_slot *slot;
+	int as_id, bkt, idx;
+
+	if (!tdp_enabled || !kvm_memslots_have_rmaps(kvm))
+		return;
+	idx = srcu_read_lock(&kvm->srcu);
+	read_lock(&kvm->mmu_lock);
+	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++)
+		kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, as_id))
+			kvm_span_harvest_slot(kvm, slot, span, first, last);
+	read_unlock(&kvm->mmu_lock);
+	srcu_read_unlock(&kvm->srcu, idx);
+}
+
+static void kvm_span_harvest(struct kvm_span *span, u64 first, u64 last)
+{
+	struct kvm_span_vm *vm;
+
+	kvm_span_for_each_vm(vm, span)
+		kvm_span_harvest_vm(vm->kvm, span, first, last);
 }
 
 /* What vCPUs have in their buffers gets into the logs when they leave the guest. */
@@ -414,8 +508,9 @@ long kvm_span_log_fetch(struct kvm_span_watch *watch, struct kvm_span_log_fetch 
 	mutex_lock(&span->fetch_lock);
 	/* Published after written and armed. */
 	if (smp_load_acquire(&watch->logging)) {
+		kvm_span_harvest(span, arg->first, arg->first + arg->pages - 1);
 		kvm_span_fetch_take(watch, &f, arg->first, arg->first + arg->pages);
-		kvm_span_rearm(span, &f);
+		kvm_span_rearm(watch, &f);
 	}
 	mutex_unlock(&span->fetch_lock);
 

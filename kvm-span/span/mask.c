@@ -315,7 +315,9 @@ void kvm_span_mask_exit(struct kvm_span *span)
 	for (a = 0; a < KVM_SPAN_NR_ACCESS; a++)
 		kvfree(span->mask[a]);
 	kvfree(span->logged);
-	kvfree(span->armed);
+	/* __kvm_span_pfn_dirty() comes by the memory, not by a slot. */
+	if (span->armed)
+		kvfree_rcu_mightsleep(span->armed);
 }
 
 /* Does the watch mask this page for others than its own member? */
@@ -446,7 +448,7 @@ unsigned int __kvm_span_spte_access(const struct kvm_memory_slot *slot,
 	if (!kvm_span_presentable(left))
 		left = kvm_span_presentable(access & ~ACC_WRITE_MASK) ?
 		       access & ~ACC_WRITE_MASK : access;
-	if ((left & ACC_WRITE_MASK) && !kvm_span_log_by_pml(sp) &&
+	if ((left & ACC_WRITE_MASK) && !kvm_span_log_by_dirty(sp) &&
 	    kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn)))
 		left &= ~ACC_WRITE_MASK;
 	return left;

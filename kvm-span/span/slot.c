@@ -271,6 +271,7 @@ void kvm_span_vms_logging(struct kvm_span *span, bool on)
 	spin_lock(&span->vms_lock);
 	span->logging = on;
 	spin_unlock(&span->vms_lock);
+	atomic_add(on ? 1 : -1, &kvm_spans_logging);
 
 	kvm_span_for_each_vm(vm, span) {
 		spin_lock(&span->vms_lock);

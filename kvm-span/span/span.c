@@ -48,6 +48,9 @@ static DEFINE_SPINLOCK(kvm_spans_alive_lock);
 atomic_t kvm_spans_nr = ATOMIC_INIT(0);
 static atomic_t kvm_spans_ended = ATOMIC_INIT(0);
 
+/* How many of them have logs. */
+atomic_t kvm_spans_logging = ATOMIC_INIT(0);
+
 /* For what must not be done where it is found to be due. */
 struct workqueue_struct *kvm_span_wq;
 
@@ -193,6 +196,32 @@ static bool kvm_span_foreign_page(struct kvm *kvm, kvm_pfn_t pfn)
 	}
 	rcu_read_unlock();
 	return found && !own;
+}
+
+/*
+ * The D bit of an entry in a shadow page table is lost, and the entry says
+ * nothing about slots: by the page. What the MMU maps stays in the page cache at
+ * least until it is unmapped there. Under mmu_lock.
+ */
+void __kvm_span_pfn_dirty(kvm_pfn_t pfn)
+{
+	struct kvm_span *s;
+	struct folio *folio;
+	struct page *page;
+	u64 index;
+
+	if (!pfn_valid(pfn))
+		return;
+	page = pfn_to_page(pfn);
+	folio = page_folio(page);
+	index = folio->index + folio_page_idx(folio, page);
+	rcu_read_lock();
+	hash_for_each_possible_rcu(kvm_spans_alive, s, alive,
+				   (unsigned long)READ_ONCE(folio->mapping)) {
+		if (s->mapping == READ_ONCE(folio->mapping) && index < kvm_span_pages(s))
+			kvm_span_log_written(s, index);
+	}
+	rcu_read_unlock();
 }
 
 /*

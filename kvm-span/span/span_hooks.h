@@ -29,6 +29,7 @@ kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn);
 int kvm_span_pause(struct kvm_vcpu *vcpu);
 
 extern atomic_t kvm_spans_nr;
+extern atomic_t kvm_spans_logging;
 
 int __kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot);
 void __kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot);
@@ -42,7 +43,11 @@ unsigned int __kvm_span_spte_access(const struct kvm_memory_slot *slot,
 				    gfn_t gfn, unsigned int access);
 bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_span *span,
 				gfn_t gfn);
-bool kvm_span_log_by_pml(const struct kvm_mmu_page *sp);
+bool kvm_span_log_by_dirty(const struct kvm_mmu_page *sp);
+void __kvm_span_pfn_dirty(kvm_pfn_t pfn);
+
+/* mmu.c */
+bool kvm_span_rmap_dirty(const struct kvm_memory_slot *slot, gfn_t gfn, bool rearm);
 void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span,
 		      gfn_t gfn);
 
@@ -111,6 +116,13 @@ static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn)
 
 	if (unlikely(span))
 		__kvm_span_wrote(slot, span, gfn);
+}
+
+/* The D bit of a shadow page table's entry goes, with the entry or without it. */
+static inline void kvm_span_pfn_dirty(kvm_pfn_t pfn, int level)
+{
+	if (unlikely(atomic_read(&kvm_spans_logging)) && level == PG_LEVEL_4K)
+		__kvm_span_pfn_dirty(pfn);
 }
 
 /* Does anybody need the page-modification log of this VM's vCPUs? */
@@ -214,6 +226,8 @@ static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, 
 }
 
 static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn) { }
+
+static inline void kvm_span_pfn_dirty(kvm_pfn_t pfn, int level) { }
 
 static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 {
