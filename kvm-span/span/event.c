@@ -8,8 +8,8 @@
  * access is entered into the table below, they are all told, and the vCPU goes
  * into the halt that KVM has for asynchronous page faults: it takes interrupts,
  * signals and nested exits meanwhile, and repeats the access when it comes back.
- * It then finds the same entry, by vCPU, page, kind of access and instruction,
- * with or without an answer.
+ * It then finds the same entry, by vCPU, page, kind of access, instruction and
+ * address space, with or without an answer.
  *
  * Nothing here sleeps for an answer, and nothing that a member does or omits
  * makes an access wait for longer than the deadline of its watch, counted from
@@ -66,6 +66,7 @@ struct kvm_span_entry {
 	u64 id;				/* constant */
 	u64 page;			/* constant */
 	unsigned long rip;		/* constant */
+	unsigned long cr3;		/* constant */
 	u8 access;			/* constant: KVM_SPAN_R, _W, _X */
 	u8 source;			/* constant: SPAN_SOURCE_* */
 	bool denied;
@@ -494,9 +495,9 @@ static struct kvm_span_entry *kvm_span_vcpu_entry(struct kvm_span *span, struct 
 }
 
 /* The access of this vCPU that was entered before. Under events->lock. */
-static struct kvm_span_entry *kvm_span_entry_find(const struct kvm_span_ctx *ctx,
-						  unsigned long rip)
+static struct kvm_span_entry *kvm_span_entry_find(const struct kvm_span_ctx *ctx)
 {
+	unsigned long rip = kvm_rip_read(ctx->vcpu), cr3 = kvm_read_cr3(ctx->vcpu);
 	struct kvm_span_entry *e, *found = NULL;
 
 	/* What was emulated came to its end. */
@@ -506,7 +507,7 @@ static struct kvm_span_entry *kvm_span_entry_find(const struct kvm_span_ctx *ctx
 	spin_lock(&ctx->vcpu->span.lock);
 	hlist_for_each_entry(e, &ctx->vcpu->span.entries, vcpu_node)
 		if (e->span == ctx->span && e->page == ctx->page && e->rip == rip &&
-		    e->access == ctx->access)
+		    e->cr3 == cr3 && e->access == ctx->access)
 			found = e;
 	spin_unlock(&ctx->vcpu->span.lock);
 	return found;
@@ -535,8 +536,7 @@ static bool kvm_span_entry_room(struct kvm_span_events *ev, struct kvm_vcpu *vcp
 }
 
 /* Under events->lock. */
-static void kvm_span_entry_add(const struct kvm_span_ctx *ctx, struct kvm_span_entry *e,
-			       unsigned long rip)
+static void kvm_span_entry_add(const struct kvm_span_ctx *ctx, struct kvm_span_entry *e)
 {
 	struct kvm_span_events *ev = ctx->span->events;
 
@@ -545,7 +545,8 @@ static void kvm_span_entry_add(const struct kvm_span_ctx *ctx, struct kvm_span_e
 	e->state = KVM_SPAN_WAITING;
 	e->id = ++ev->last_id;
 	e->page = ctx->page;
-	e->rip = rip;
+	e->rip = kvm_rip_read(ctx->vcpu);
+	e->cr3 = kvm_read_cr3(ctx->vcpu);
 	e->access = ctx->access;
 	e->source = ctx->source;
 	e->start = ktime_get();
@@ -637,8 +638,7 @@ enum { KVM_SPAN_PARK = 0x100, KVM_SPAN_REFUSE, KVM_SPAN_NO_ENTRY };
 static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry **fresh,
 			   u64 *told)
 {
-	unsigned long rip = kvm_rip_read(ctx->vcpu);
-	struct kvm_span_entry *e = kvm_span_entry_find(ctx, rip);
+	struct kvm_span_entry *e = kvm_span_entry_find(ctx);
 	u64 block, notify;
 
 	*told = 0;
@@ -658,7 +658,7 @@ static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry
 			return KVM_SPAN_NO_ENTRY;
 		e = *fresh;
 		*fresh = NULL;
-		kvm_span_entry_add(ctx, e, rip);
+		kvm_span_entry_add(ctx, e);
 	}
 	/* Also who came after the first were asked: the access is still to happen. */
 	if (block & ~e->told) {
@@ -773,13 +773,11 @@ static void kvm_span_ctx_init(struct kvm_span_ctx *ctx, struct kvm_vcpu *vcpu,
 	}
 }
 
-static void kvm_span_count_fault(const struct kvm_span_ctx *ctx)
+static void kvm_span_count_fault(struct kvm_span_events *ev, u8 source)
 {
-	struct kvm_span_events *ev = ctx->span->events;
-
-	if (ctx->source == SPAN_SOURCE_GUEST_L0)
+	if (source == SPAN_SOURCE_GUEST_L0)
 		atomic64_inc(&ev->ept_guest);
-	else if (ctx->source == SPAN_SOURCE_GUEST_L1)
+	else if (source == SPAN_SOURCE_GUEST_L1)
 		atomic64_inc(&ev->ept_shadow);
 	else
 		atomic64_inc(&ev->ept_l1);
@@ -813,15 +811,16 @@ static bool kvm_span_base_page(struct kvm_span *span, gfn_t gfn, u64 *page)
  * need not: the L1 can only rearrange memory that it may use anyway, and masks
  * go by the page. So this finds mistakes, is counted, and the mapping goes on.
  */
-static void kvm_span_check_remap(const struct kvm_span_ctx *ctx, gfn_t guest_gfn)
+static void kvm_span_check_remap(struct kvm_span *span, struct kvm_vcpu *vcpu, gfn_t guest_gfn,
+				 u64 page)
 {
-	u64 page;
+	u64 base_page;
 
-	if (!kvm_span_base_page(ctx->span, guest_gfn, &page) || page == ctx->page)
+	if (likely(!kvm_span_base_page(span, guest_gfn, &base_page) || base_page == page))
 		return;
-	atomic64_inc(&ctx->span->events->remaps);
-	trace_kvm_span_remap(kvm_span_member_remapped(ctx->span, ctx->vcpu->kvm), guest_gfn,
-			     ctx->page, page);
+	atomic64_inc(&span->events->remaps);
+	trace_kvm_span_remap(kvm_span_member_remapped(span, vcpu->kvm), guest_gfn, page,
+			     base_page);
 }
 
 /* The access meets a mask. May sleep; kvm->srcu is held. */
@@ -844,32 +843,27 @@ static bool kvm_span_writes_nothing(const struct kvm_memory_slot *slot)
 	       (slot->arch.span_member && !(slot->arch.span_member->access & KVM_SPAN_ACCESS_W));
 }
 
-/* From the page-fault handlers, before anything is looked up. */
-int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+/* The access meets a mask, or an answer may be there for it. */
+static int kvm_span_slow_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault, u8 access)
 {
 	struct kvm_span_ctx ctx;
 	u32 masked;
 
-	kvm_span_ctx_init(&ctx, vcpu, fault->slot, fault->gfn,
-			  fault->exec ? KVM_SPAN_X : fault->write ? KVM_SPAN_W : KVM_SPAN_R);
-	masked = kvm_span_mask_of(ctx.span, ctx.page, ctx.own) & kvm_span_need(ctx.access);
+	kvm_span_ctx_init(&ctx, vcpu, fault->slot, fault->gfn, access);
+	masked = kvm_span_mask_of(ctx.span, ctx.page, ctx.own) & kvm_span_need(access);
 	/* Nobody touched it yet, and nothing shall be mapped behind a mask. */
 	if (fault->prefetch)
 		return masked ? RET_PF_SPURIOUS : RET_PF_CONTINUE;
-
-	kvm_span_count_fault(&ctx);
-	vcpu->span.span = NULL;
-	if (ctx.source == SPAN_SOURCE_GUEST_L1 && kvm_span_nested_ept(vcpu)) {
-		ctx.gpa = fault->addr;
-		kvm_span_check_remap(&ctx, gpa_to_gfn(fault->addr));
-	} else if (ctx.source == SPAN_SOURCE_GUEST_L0) {
-		ctx.gpa |= fault->addr & ~PAGE_MASK;
-	}
 	/* No mask any more, but perhaps an answer: "no, and leave me alone". */
-	if (likely(!masked && hlist_empty(&vcpu->span.entries)))
+	if (!masked && hlist_empty(&vcpu->span.entries))
 		return RET_PF_CONTINUE;
 	if (fault->write && kvm_span_writes_nothing(fault->slot))
 		return RET_PF_CONTINUE;
+
+	if (ctx.source == SPAN_SOURCE_GUEST_L0)
+		ctx.gpa |= fault->addr & ~PAGE_MASK;
+	else if (ctx.source == SPAN_SOURCE_GUEST_L1 && kvm_span_nested_ept(vcpu))
+		ctx.gpa = fault->addr;
 	if (fault->error_code & PFERR_GUEST_PAGE_MASK)
 		ctx.flags |= SPAN_EVENT_F_WALK;
 	if (kvm_event_needs_reinjection(vcpu))
@@ -877,6 +871,27 @@ int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 	if (masked)
 		atomic64_inc(&ctx.span->events->ept_masked);
 	return kvm_span_masked(&ctx);
+}
+
+/* From the page-fault handlers, before anything is looked up. */
+int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	u8 access = fault->exec ? KVM_SPAN_X : fault->write ? KVM_SPAN_W : KVM_SPAN_R;
+	u64 page = kvm_span_slot_page(fault->slot, fault->gfn);
+	struct kvm_span *span = fault->slot->arch.span;
+	u8 source;
+
+	if (likely(!fault->prefetch)) {
+		source = kvm_span_source(span, vcpu);
+		kvm_span_count_fault(span->events, source);
+		if (source == SPAN_SOURCE_GUEST_L1 && kvm_span_nested_ept(vcpu))
+			kvm_span_check_remap(span, vcpu, gpa_to_gfn(fault->addr), page);
+		vcpu->span.span = NULL;
+	}
+	if (likely(hlist_empty(&vcpu->span.entries) &&
+		   !(kvm_span_mask_of(span, page, NULL) & kvm_span_need(access))))
+		return RET_PF_CONTINUE;
+	return kvm_span_slow_fault(vcpu, fault, access);
 }
 
 /*
@@ -1103,6 +1118,30 @@ void kvm_span_event_unlift(struct kvm_span_watch *watch, u32 access, u64 first, 
 			e->lifted_read &= keep;
 	}
 	spin_unlock(&ev->lock);
+}
+
+/*
+ * The watch subscribes to these pages anew: what it has cancelled before leaves
+ * the subscription now and not later, and an answer from before is none for what
+ * comes from now on. span->control is held.
+ */
+void kvm_span_event_renew(struct kvm_span_watch *watch, u64 first, u64 pages)
+{
+	struct kvm_span_events *ev = kvm_span_watch_span(watch)->events;
+	struct kvm_span_entry *e;
+
+	rcu_read_lock();
+	spin_lock(&ev->lock);
+	list_for_each_entry(e, &ev->entries, node) {
+		if (e->page < first || e->page - first >= pages)
+			continue;
+		if (e->cancel & BIT_ULL(watch->index))
+			kvm_span_entry_cancel(e);
+		if (!(e->open & BIT_ULL(watch->index)))
+			e->told &= ~BIT_ULL(watch->index);
+	}
+	spin_unlock(&ev->lock);
+	rcu_read_unlock();
 }
 
 /* ... nor to be asked of accesses to them that wait. span->control is held. */

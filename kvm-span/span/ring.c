@@ -45,12 +45,19 @@ struct kvm_span_ring_state {
 static_assert(sizeof(struct span_ring) * 2 == KVM_SPAN_RING_BYTES);
 static_assert(sizeof(struct span_msg_event) <= sizeof_field(struct span_msg, payload));
 
+static struct kvm_span_ring_state *kvm_span_ring_of(struct kvm_span_member *member)
+{
+	/* Pairs with kvm_span_ring_publish(). */
+	return smp_load_acquire(&member->ring);
+}
+
 /* Room for one message? A tail that cannot be is no room. Under ring->lock. */
 static bool kvm_span_ring_room(struct kvm_span_ring_state *ring)
 {
-	/* The reader is through with a slot when the tail has passed it. */
-	u32 tail = le32_to_cpu(smp_load_acquire(&ring->events->tail));
+	u32 tail;
 
+	/* The reader is through with a slot when the tail has passed it. */
+	tail = le32_to_cpu(smp_load_acquire(&ring->events->tail));
 	return ring->head - tail < SPAN_RING_SLOTS;
 }
 
@@ -91,7 +98,7 @@ static bool kvm_span_ring_tell_lost(struct kvm_span_ring_state *ring)
  */
 bool kvm_span_ring_put(struct kvm_span_watch *watch, const struct span_msg_event *event)
 {
-	struct kvm_span_ring_state *ring = smp_load_acquire(&watch->member->ring);
+	struct kvm_span_ring_state *ring = kvm_span_ring_of(watch->member);
 	bool done = false;
 
 	if (!ring) {
@@ -115,7 +122,7 @@ bool kvm_span_ring_put(struct kvm_span_watch *watch, const struct span_msg_event
 /* Something was not even put: as if there had been no room. Under RCU. */
 void kvm_span_ring_lost(struct kvm_span_watch *watch)
 {
-	struct kvm_span_ring_state *ring = smp_load_acquire(&watch->member->ring);
+	struct kvm_span_ring_state *ring = kvm_span_ring_of(watch->member);
 
 	atomic64_inc(&watch->lost);
 	if (!ring)
@@ -129,7 +136,7 @@ void kvm_span_ring_lost(struct kvm_span_watch *watch)
 /* Wake the member up. Same RCU section as the put. */
 void kvm_span_ring_signal(struct kvm_span_member *member)
 {
-	struct kvm_span_ring_state *ring = smp_load_acquire(&member->ring);
+	struct kvm_span_ring_state *ring = kvm_span_ring_of(member);
 	struct eventfd_ctx *event = ring ? READ_ONCE(ring->event) : NULL;
 
 	if (event)
@@ -174,6 +181,7 @@ static void kvm_span_ring_drain(struct work_struct *work)
 	bool told;
 	u32 head;
 
+	/* Slots before the head have been written. */
 	head = le32_to_cpu(smp_load_acquire(&ring->answers->head));
 	if (head - ring->tail > SPAN_RING_SLOTS) {
 		kvm_span_ring_malformed(ring, "head beyond the ring");
@@ -330,7 +338,7 @@ err_event:
 /* Called with the mmap_lock held for write. */
 int kvm_span_ring_mmap(struct kvm_span_member *member, struct vm_area_struct *vma)
 {
-	struct kvm_span_ring_state *ring = smp_load_acquire(&member->ring);
+	struct kvm_span_ring_state *ring = kvm_span_ring_of(member);
 	const char *reason;
 	int r;
 

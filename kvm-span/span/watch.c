@@ -290,6 +290,7 @@ static int kvm_span_subscribe_piece(struct kvm_span_watch *watch, const struct k
 		return kvm_span_log_start(watch, first, pages);
 	why = kvm_span_mode_why(arg->mode);
 	other = why == KVM_SPAN_WHY_BLOCK ? KVM_SPAN_WHY_NOTIFY : KVM_SPAN_WHY_BLOCK;
+	kvm_span_event_renew(watch, first, pages);
 	r = kvm_span_mask_set(watch, why, access, first, pages);
 	if (r)
 		return r;

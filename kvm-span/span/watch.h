@@ -194,6 +194,7 @@ long kvm_span_event_written(struct kvm_span *span, void __user *uarg);
 long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
 			   u32 flags);
 void kvm_span_event_unlift(struct kvm_span_watch *watch, u32 access, u64 first, u64 pages);
+void kvm_span_event_renew(struct kvm_span_watch *watch, u64 first, u64 pages);
 void kvm_span_event_release(struct kvm_span_watch *watch, u32 access, u64 first, u64 pages);
 void kvm_span_event_forget(struct kvm_span_watch *watch);
 void kvm_span_event_stats(struct kvm_span *span, struct kvm_span_stats *stats);
