@@ -14,6 +14,9 @@
 
 #include "port.h"
 
+/* L0 gives an L1 ids from 1 to this (KVM_SPAN_MAX_WATCHES). */
+#define LEFTOVER_IDS	8
+
 /* Tell the device that answers are there. Caller holds answer_lock. */
 static void ring_doorbell(struct span_port *port)
 {
@@ -42,6 +45,28 @@ void span_events_stray(struct span_port *port, u64 id)
 	mutex_unlock(&port->event_lock);
 }
 
+/* L0 did not answer when it was to end this one: later. */
+void span_events_left(struct span_port *port, u32 id)
+{
+	struct span_port_events *ev = &port->ev;
+
+	mutex_lock(&port->event_lock);
+	if (ev->generation && !ev->watch[id])
+		__set_bit(id, ev->stray);
+	mutex_unlock(&port->event_lock);
+}
+
+/* L0 answers: a good time to end what could not be ended before. */
+void span_events_retry(struct span_port *port)
+{
+	struct span_port_events *ev = &port->ev;
+
+	mutex_lock(&port->event_lock);
+	if (ev->generation && !bitmap_empty(ev->stray, SPAN_WATCH_IDS))
+		schedule_work(&ev->stray_work);
+	mutex_unlock(&port->event_lock);
+}
+
 /* Takes one stray id, 0 if there is none. */
 static u32 next_stray(struct span_port *port, u32 *generation)
 {
@@ -67,8 +92,10 @@ static void end_strays(struct work_struct *work)
 	/* Under it no id gets a new owner. */
 	mutex_lock(&port->watch_lock);
 	while ((id = next_stray(port, &generation))) {
-		if (span_watch_destroy(port, generation, id) == -ETIMEDOUT)
+		if (span_watch_destroy(port, generation, id) == -ETIMEDOUT) {
+			span_events_left(port, id);
 			break;
+		}
 	}
 	mutex_unlock(&port->watch_lock);
 }
@@ -145,15 +172,17 @@ static void take(struct span_port *port, const struct span_msg *msg)
 }
 
 /*
- * An index that cannot be. While L0 takes the ring away, reads give all ones:
- * that is no error. Otherwise stay where we are, and say so: L0 knows where it
+ * An index that cannot be. While L0 takes the ring away, reads give all ones,
+ * and it may be another attachment's already: that is no error. Otherwise stay
+ * where we are, and say so: L0 knows where it
  * is, and its next message puts that right. Caller holds event_lock.
  */
 static void bad_index(struct span_port *port, u32 head)
 {
 	struct span_port_events *ev = &port->ev;
 
-	if (!(readl(port->regs + SPAN_REG_STATUS) & SPAN_STATUS_WATCH))
+	if (!(readl(port->regs + SPAN_REG_STATUS) & SPAN_STATUS_WATCH) ||
+	    readl(port->regs + SPAN_REG_GENERATION) != ev->generation)
 		return;
 	atomic64_inc(&ev->errors);
 	dev_err_ratelimited(&port->dev, "L0 broke the protocol of events: index %u after %u\n",
@@ -195,7 +224,8 @@ void span_events_drain(struct span_port *port)
 
 /*
  * From now on @w gets the events of its id. What was in the ring before was
- * meant for an earlier watch of that id.
+ * meant for an earlier watch of that id. One that has the id here has lost it
+ * on L0, which gave it away again.
  */
 int span_events_add(struct span_port *port, struct span_watch *w)
 {
@@ -206,9 +236,9 @@ int span_events_add(struct span_port *port, struct span_watch *w)
 	drain(port);
 	if (ev->generation != w->generation) {
 		ret = -ENODEV;
-	} else if (ev->watch[w->id]) {
-		ret = -EPROTO;
 	} else {
+		if (ev->watch[w->id])
+			span_watch_kill(ev->watch[w->id]);
 		__clear_bit(w->id, ev->stray);
 		ev->watch[w->id] = w;
 	}
@@ -273,6 +303,25 @@ static void start_answers(struct span_port_events *ev, u32 generation)
 }
 
 /*
+ * Watches of whoever was here before, if it went without a word (kexec): those
+ * that only log would never show by an event. Caller holds event_lock.
+ */
+static void end_leftovers(struct span_port_events *ev)
+{
+	bitmap_set(ev->stray, 1, LEFTOVER_IDS);
+	schedule_work(&ev->stray_work);
+	ev->looked = true;
+}
+
+/* The device is being reset, which ends the watches on L0. */
+void span_events_reset(struct span_port *port)
+{
+	mutex_lock(&port->event_lock);
+	kill_watches(port);
+	mutex_unlock(&port->event_lock);
+}
+
+/*
  * The attachment changed: the watches of the old one are over, and the rings
  * begin anew. Caller holds reg_lock.
  */
@@ -296,6 +345,8 @@ void span_events_follow(struct span_port *port)
 	mutex_unlock(&port->answer_lock);
 	/* their interrupts may have come before there was a driver */
 	drain(port);
+	if (generation && !ev->looked)
+		end_leftovers(ev);
 	mutex_unlock(&port->event_lock);
 }
 

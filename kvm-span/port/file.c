@@ -58,6 +58,55 @@ static int span_port_release(struct inode *inode, struct file *file)
 }
 
 /*
+ * Another hypervisor may deny this L1 a page of the guest, for reading too: L0
+ * then ends the access in a general protection fault. So the kernel touches the
+ * window only in a way that survives one. Both within one page.
+ */
+static int read_page(void *to, const void *from, size_t len)
+{
+	return copy_from_kernel_nofault(to, from, len) ? -EFAULT : 0;
+}
+
+static int write_page(void *to, const void *from, size_t len)
+{
+	pagefault_disable();
+	for (; len >= sizeof(u64); len -= sizeof(u64)) {
+		__put_kernel_nofault(to, from, u64, denied);
+		to += sizeof(u64);
+		from += sizeof(u64);
+	}
+	for (; len; len--) {
+		__put_kernel_nofault(to, from, u8, denied);
+		to++;
+		from++;
+	}
+	pagefault_enable();
+	return 0;
+
+denied:
+	pagefault_enable();
+	return -EFAULT;
+}
+
+/* Returns what was copied before a page that is denied, or EFAULT. */
+static ssize_t copy_pages(void *window, void *buf, size_t len, bool write)
+{
+	size_t done, n;
+	int ret = 0;
+
+	for (done = 0; done < len; done += n) {
+		n = min_t(size_t, len - done, PAGE_SIZE - offset_in_page(window + done));
+		if (write)
+			ret = write_page(window + done, buf + done, n);
+		else
+			ret = read_page(buf + done, window + done, n);
+		if (ret)
+			break;
+	}
+	return done ?: ret;
+}
+
+/*
  * Copy @len bytes at @pos out of (or into) the window. Returns what was
  * copied, 0 at or after the end, or an error. @buf is kernel memory: user
  * memory could fault, and a fault on the window needs sem.
@@ -77,11 +126,7 @@ static ssize_t copy_window(struct span_file *sf, void *buf, loff_t pos, size_t l
 	ret = 0;
 	if (pos >= port->now.bytes)
 		goto unlock;
-	ret = min_t(u64, len, port->now.bytes - pos);
-	if (write)
-		memcpy(port->window + pos, buf, ret);
-	else
-		memcpy(buf, port->window + pos, ret);
+	ret = copy_pages(port->window + pos, buf, min_t(u64, len, port->now.bytes - pos), write);
 unlock:
 	up_read(&port->sem);
 	return ret;

@@ -367,6 +367,37 @@ static void span_port_remove(struct pci_dev *pdev)
 	put_device(&port->dev);
 }
 
+/*
+ * Somebody resets the function (/sys/bus/pci/devices/.../reset). L0 keeps the
+ * attachment and drops the rings' content and all watches. watch_lock, over
+ * both, keeps requests out.
+ */
+static void span_port_reset_prepare(struct pci_dev *pdev)
+{
+	struct span_port *port = pci_get_drvdata(pdev);
+
+	mutex_lock(&port->watch_lock);
+	span_events_reset(port);
+}
+
+static void span_port_reset_done(struct pci_dev *pdev)
+{
+	struct span_port *port = pci_get_drvdata(pdev);
+
+	/* what was read meanwhile was no state */
+	mutex_lock(&port->reg_lock);
+	port->registers_lost = false;
+	mutex_unlock(&port->reg_lock);
+	span_ring_restart(port);
+	mutex_unlock(&port->watch_lock);
+	span_port_refresh(port);
+}
+
+static const struct pci_error_handlers span_port_error_handlers = {
+	.reset_prepare = span_port_reset_prepare,
+	.reset_done = span_port_reset_done,
+};
+
 static const struct pci_device_id span_port_pci_ids[] = {
 	{ PCI_DEVICE(SPAN_PORT_PCI_VENDOR, SPAN_PORT_PCI_DEVICE) },
 	{ }
@@ -378,6 +409,7 @@ static struct pci_driver span_port_driver = {
 	.id_table = span_port_pci_ids,
 	.probe = span_port_probe,
 	.remove = span_port_remove,
+	.err_handler = &span_port_error_handlers,
 };
 
 static int __init span_port_init(void)

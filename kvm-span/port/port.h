@@ -67,6 +67,7 @@ struct span_port_ring {
 	u64 seq;
 	u16 want;		/* type of the answer awaited, 0: none */
 	bool aborted;		/* the attachment of the waiting call is over */
+	bool silent;		/* a request was not answered, nor anything since */
 	struct span_msg asked;
 	u16 types[SPAN_RING_SLOTS];	/* of what was asked last, by seq */
 	struct span_msg answer;
@@ -86,7 +87,8 @@ struct span_port_events {
 	u64 seq;		/* of the last event, 0: not known */
 	u32 lost;		/* messages that L0 lost in this attachment */
 	struct span_watch *watch[SPAN_WATCH_IDS];
-	DECLARE_BITMAP(stray, SPAN_WATCH_IDS);	/* on L0, and nobody has them here */
+	DECLARE_BITMAP(stray, SPAN_WATCH_IDS);	/* perhaps on L0, and nobody has them here */
+	bool looked;		/* for those of a driver before this one */
 
 	/* answer_lock */
 	u32 answer_generation;
@@ -213,6 +215,7 @@ int span_ring_init(struct span_port *port);
 void span_ring_exit(struct span_port *port);
 void span_ring_drain(struct span_port *port);
 void span_ring_abort(struct span_port *port);
+void span_ring_restart(struct span_port *port);
 int span_ring_call(struct span_port *port, u32 generation,
 		   struct span_port_call *call);
 int span_ring_request(struct span_port *port, u32 generation, u16 type,
@@ -236,6 +239,9 @@ void span_events_exit(struct span_port *port);
 void span_events_follow(struct span_port *port);
 void span_events_drain(struct span_port *port);
 void span_events_stray(struct span_port *port, u64 id);
+void span_events_left(struct span_port *port, u32 id);
+void span_events_retry(struct span_port *port);
+void span_events_reset(struct span_port *port);
 int span_events_add(struct span_port *port, struct span_watch *w);
 void span_events_remove(struct span_port *port, struct span_watch *w);
 int span_events_answer(struct span_watch *w, const struct span_watch_answer *a,

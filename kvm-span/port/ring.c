@@ -16,6 +16,8 @@
 #define ANSWER_TIMEOUT	HZ
 /* Requests about watches may have to change much, and are not given up by a signal. */
 #define CONTROL_TIMEOUT	(5 * HZ)
+/* ... after one that was not answered: many descriptors may be closed in a row. */
+#define SILENT_TIMEOUT	(HZ / 10)
 
 /* Both rings from zero. Caller holds ring_lock and not reg_lock. */
 static void reset_rings(struct span_port *port)
@@ -113,6 +115,7 @@ static void take(struct span_port *port, const struct span_msg *msg)
 {
 	struct span_port_ring *r = &port->ring;
 
+	r->silent = false;
 	if (!answers(r, msg)) {
 		dev_dbg(&port->dev, "message of type %u is no answer\n",
 			le16_to_cpu(msg->type));
@@ -144,7 +147,7 @@ static bool drain(struct span_port *port)
 	return true;
 }
 
-static void restart(struct span_port *port)
+void span_ring_restart(struct span_port *port)
 {
 	mutex_lock(&port->reg_lock);
 	if (!port->gone) {
@@ -169,7 +172,7 @@ void span_ring_drain(struct span_port *port)
 	if (sane)
 		return;
 	dev_err_ratelimited(&port->dev, "L0 broke the ring protocol, starting both rings again\n");
-	restart(port);
+	span_ring_restart(port);
 }
 
 static int answer_to_call(const struct span_msg *msg, struct span_port_call *call)
@@ -222,10 +225,11 @@ void span_ring_abort(struct span_port *port)
 	mutex_unlock(&port->ring_lock);
 }
 
-static long wait_for_answer(struct span_port *port, bool control)
+static long wait_for_answer(struct span_port *port, bool control, bool silent)
 {
 	if (control)
-		return wait_for_completion_timeout(&port->answered, CONTROL_TIMEOUT);
+		return wait_for_completion_timeout(&port->answered,
+						   silent ? SILENT_TIMEOUT : CONTROL_TIMEOUT);
 	return wait_for_completion_killable_timeout(&port->answered, ANSWER_TIMEOUT);
 }
 
@@ -233,6 +237,7 @@ static long wait_for_answer(struct span_port *port, bool control)
 static int call_locked(struct span_port *port, u32 generation, struct span_port_call *call)
 {
 	struct span_port_ring *r = &port->ring;
+	bool control = answer_type(call->type) == SPAN_MSG_REPLY, silent;
 	struct span_msg answer;
 	long left;
 	int ret;
@@ -245,14 +250,15 @@ static int call_locked(struct span_port *port, u32 generation, struct span_port_
 		r->want = answer_type(call->type);
 		r->aborted = false;
 	}
+	silent = r->silent;
 	mutex_unlock(&port->ring_lock);
 	if (ret == -EPROTO)
-		restart(port);
+		span_ring_restart(port);
 	if (ret)
 		return ret;
 
 	ring_doorbell(port);
-	left = wait_for_answer(port, answer_type(call->type) == SPAN_MSG_REPLY);
+	left = wait_for_answer(port, control, silent);
 	if (!left)
 		span_ring_drain(port);
 
@@ -261,6 +267,8 @@ static int call_locked(struct span_port *port, u32 generation, struct span_port_
 		ret = left < 0 ? left : -ETIMEDOUT;
 	else if (r->aborted)
 		ret = -ENODEV;
+	if (ret == -ETIMEDOUT && control)
+		r->silent = true;
 	r->want = 0;
 	answer = r->answer;
 	mutex_unlock(&port->ring_lock);
@@ -303,6 +311,7 @@ int span_ring_request(struct span_port *port, u32 generation, u16 type,
 	mutex_unlock(&port->call_lock);
 	if (ret)
 		return ret;
+	span_events_retry(port);
 	if (call.len != sizeof(*reply))
 		return -EPROTO;
 	memcpy(reply, call.payload, sizeof(*reply));

@@ -334,8 +334,11 @@ static long fetch_log(struct span_watch *w, void __user *user)
 		return -EINVAL;
 	ranges = u64_to_user_ptr(fetch.ranges);
 	bytes = array_size(fetch.max, sizeof(*out));
-	/* What is fetched leaves the log. Do not begin if it cannot be delivered. */
-	if (fault_in_writeable(ranges, bytes) || fault_in_writeable(user, sizeof(fetch)))
+	/*
+	 * What is fetched leaves the log. Do not begin if it cannot be delivered:
+	 * this writes zeroes into the ranges, and what the structure holds already.
+	 */
+	if (fault_in_writeable(ranges, bytes) || copy_to_user(user, &fetch, sizeof(fetch)))
 		return -EFAULT;
 	out = kvmalloc(bytes, GFP_KERNEL_ACCOUNT);
 	if (!out)
@@ -431,8 +434,8 @@ static void free_watch(struct span_watch *w)
 
 /*
  * L0 is asked to end it, and given CONTROL_TIMEOUT. If it does not answer, the
- * watch's accesses go by on_timeout there, and the next event that comes of it
- * has it ended again (found_stray() in event.c).
+ * watch's accesses go by on_timeout there, and it is ended when L0 answers
+ * something again, or an event comes of it (event.c).
  */
 static int watch_release(struct inode *inode, struct file *file)
 {
@@ -445,8 +448,9 @@ static int watch_release(struct inode *inode, struct file *file)
 	spin_lock(&w->lock);
 	dead = w->dead;
 	spin_unlock(&w->lock);
-	if (w->id && !dead)
-		span_watch_destroy(port, w->generation, w->id);
+	if (w->id && !dead &&
+	    span_watch_destroy(port, w->generation, w->id) == -ETIMEDOUT)
+		span_events_left(port, w->id);
 	mutex_unlock(&port->watch_lock);
 	free_watch(w);
 	return 0;
