@@ -16,26 +16,27 @@
 #define FOUR_GIB (1ull << 32)
 
 /*
- * A detach turns the mapping into SIGBUS at any moment. One guard at a time:
- * these programs have one thread.
+ * A detach turns the mapping into SIGBUS at any moment; a page that another
+ * hypervisor denies may end in SIGSEGV. One guard at a time: these programs have
+ * one thread.
  */
 static sigjmp_buf guard;
 static volatile sig_atomic_t guarded;
 
-static void on_sigbus(int sig)
+static void on_fault(int sig)
 {
 	if (guarded)
-		siglongjmp(guard, 1);
+		siglongjmp(guard, sig);
 	signal(sig, SIG_DFL);
 	raise(sig);
 }
 
 static int install_guard(void)
 {
-	struct sigaction sa = { .sa_handler = on_sigbus, .sa_flags = SA_NODEFER };
+	struct sigaction sa = { .sa_handler = on_fault, .sa_flags = SA_NODEFER };
 
 	sigemptyset(&sa.sa_mask);
-	return sigaction(SIGBUS, &sa, NULL) ? -errno : 0;
+	return sigaction(SIGBUS, &sa, NULL) || sigaction(SIGSEGV, &sa, NULL) ? -errno : 0;
 }
 
 int image_open(struct image *img, const char *path, uint64_t below_4g)
@@ -84,11 +85,14 @@ void image_close(struct image *img)
 
 bool image_read(struct image *img, uint64_t offset, void *buf, size_t len)
 {
+	int sig;
+
 	if (offset > img->size || len > img->size - offset || img->lost)
 		return false;
-	if (sigsetjmp(guard, 0)) {
+	sig = sigsetjmp(guard, 0);
+	if (sig) {
 		guarded = 0;
-		img->lost = true;
+		img->lost |= sig == SIGBUS;
 		return false;
 	}
 	guarded = 1;
@@ -155,18 +159,26 @@ uint64_t image_find(struct image *img, uint64_t from, uint64_t to, uint32_t firs
 {
 	volatile uint64_t start = (from + 3) & ~3ull;
 	volatile uint64_t found = NOT_FOUND;
+	volatile uint64_t step = 1 << 20;
 
 	if (to > img->size)
 		to = img->size;
 	to &= ~3ull;
-	/* In pieces, so that a page which changes under us only repeats one. */
+	/* In pieces; after a page that may not be read in pieces of one page, to pass by it. */
 	while (start < to && found == NOT_FOUND && !img->lost) {
-		uint64_t end = to - start > (1 << 20) ? start + (1 << 20) : to;
+		uint64_t end = (start & -step) + step;
+		int sig;
 
-		if (sigsetjmp(guard, 0)) {
+		if (end > to)
+			end = to;
+		sig = sigsetjmp(guard, 0);
+		if (sig) {
 			guarded = 0;
-			img->lost = true;
-			return NOT_FOUND;
+			img->lost |= sig == SIGBUS;
+			if (step == 4096)
+				start = (start & -step) + step;
+			step = 4096;
+			continue;
 		}
 		guarded = 1;
 		found = find_in(img->map, start, end, first);

@@ -131,11 +131,34 @@ enum wakeup session_wait(struct session *s, long long until)
 	}
 }
 
+enum wakeup session_wait_input(struct session *s)
+{
+	struct pollfd p[3] = {
+		{ .fd = s->fd, .events = 0 },
+		{ .fd = s->signals, .events = POLLIN },
+		{ .fd = STDIN_FILENO, .events = POLLIN },
+	};
+
+	for (;;) {
+		if (poll(p, 3, time_left(s->deadline)) < 0)
+			continue;
+		if (p[1].revents)
+			return WAKE_SIGNAL;
+		if (p[0].revents & (POLLHUP | POLLERR | POLLNVAL))
+			return WAKE_DETACHED;
+		if (p[2].revents)
+			return WAKE_INPUT;
+		if (s->deadline >= 0 && !time_left(s->deadline))
+			return WAKE_END;
+	}
+}
+
 const char *wakeup_word(enum wakeup why)
 {
 	switch (why) {
 	case WAKE_EVENT:
 	case WAKE_TIME:
+	case WAKE_INPUT:
 		return "count";
 	case WAKE_END:
 		return "timeout";

@@ -21,6 +21,7 @@ enum wakeup {
 	WAKE_END,		/* the time of --timeout is over */
 	WAKE_SIGNAL,		/* somebody wants us to end */
 	WAKE_DETACHED,
+	WAKE_INPUT,		/* a line can be read from standard input */
 };
 
 /*
@@ -32,6 +33,9 @@ void session_close(struct session *s);
 
 /* Wait for something; @until in monotonic milliseconds, -1: never. */
 enum wakeup session_wait(struct session *s, long long until);
+
+/* Wait for standard input or an end, whatever the watch has to say meanwhile. */
+enum wakeup session_wait_input(struct session *s);
 
 /* "timeout" and so on, for the last line. */
 const char *wakeup_word(enum wakeup why);

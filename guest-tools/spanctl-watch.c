@@ -19,6 +19,7 @@ struct follow {
 	uint64_t shown;
 	bool protect;
 	uint32_t allow;		/* of protect */
+	enum wakeup why;	/* WAKE_EVENT: go on */
 };
 
 /* --- output --- */
@@ -165,14 +166,24 @@ static void say_end(const struct follow *f, enum wakeup why)
 
 /* --- events --- */
 
-/* By the person at the terminal. The end of the input allows. */
-static uint32_t ask(const struct span_watch_event *e, uint32_t *flags)
+/*
+ * By the person at the terminal. The end of the input allows; so does the end of
+ * this command, which then is in f->why.
+ */
+static uint32_t ask(struct follow *f, const struct span_watch_event *e, uint32_t *flags)
 {
+	enum wakeup why;
 	char text[300], answer[16];
 
 	event_text(text, sizeof(text), e);
 	for (;;) {
 		fprintf(stderr, "%s: (a)llow, (d)eny, with capitals never ask about this page again? ", text);
+		why = session_wait_input(&f->s);
+		if (why != WAKE_INPUT) {
+			fputc('\n', stderr);
+			f->why = why;
+			return SPAN_ALLOW;
+		}
 		if (!fgets(answer, sizeof(answer), stdin))
 			return SPAN_ALLOW;
 		if (answer[0] && strchr("AD", answer[0]))
@@ -210,7 +221,7 @@ static int subscribe_again(const struct follow *f, const struct span_watch_event
 	return e->access ? subscribe(f, &page) : subscribe_all(f);
 }
 
-static int answer(const struct follow *f, const struct span_watch_event *e, uint32_t *verdict)
+static int answer(struct follow *f, const struct span_watch_event *e, uint32_t *verdict)
 {
 	uint32_t flags = opt.cancel ? SPAN_ANSWER_CANCEL : 0;
 
@@ -218,7 +229,7 @@ static int answer(const struct follow *f, const struct span_watch_event *e, uint
 	if (!e->event)
 		return 0;
 	if (opt.answer == ANSWER_ASK)
-		*verdict = ask(e, &flags);
+		*verdict = ask(f, e, &flags);
 	else
 		*verdict = opt.answer == ANSWER_DENY ? SPAN_DENY : SPAN_ALLOW;
 	return watch_answer(f->s.fd, e->event, *verdict, flags);
@@ -260,7 +271,7 @@ static int take_events(struct follow *f)
 	n = watch_read(f->s.fd, events, most);
 	if (n < 0)
 		return n;
-	for (i = 0; !ret && i < n; i++)
+	for (i = 0; !ret && i < n && f->why == WAKE_EVENT; i++)
 		ret = take_event(f, &events[i]);
 	return ret;
 }
@@ -279,6 +290,8 @@ static int follow(struct follow *f)
 	enum wakeup why;
 	int ret;
 
+	/* poll() knows nothing of a buffer */
+	setvbuf(stdin, NULL, _IONBF, 0);
 	ret = subscribe_all(f);
 	if (ret)
 		return fail(ret, "%s: %s", f->s.dev, f->protect ? "protecting" : "subscribing");
@@ -292,8 +305,8 @@ static int follow(struct follow *f)
 			return end(f, WAKE_DETACHED);
 		if (ret)
 			return fail(ret, "%s: events", f->s.dev);
-		if (enough(f))
-			return end(f, WAKE_EVENT);
+		if (f->why != WAKE_EVENT || enough(f))
+			return end(f, f->why);
 	}
 }
 

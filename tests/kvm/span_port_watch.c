@@ -453,6 +453,31 @@ static void protect(void)
 	CHECK(counts(), "the protection outlived its watch");
 }
 
+/* Also this L1's own kernel, which copies for read(): no oops, and nothing of the page. */
+static void own_reads(void)
+{
+	char got[2 * PAGE_BYTES];
+	int fd = new_watch(), port = open_port(), i;
+	off_t at = (target + 1) * PAGE_BYTES;
+	ssize_t n;
+
+	MUST(range_call(fd, SPAN_WATCH_PROTECT, 0, 0, target + 1, 1));
+	memset(got, 0x5a, sizeof(got));
+	n = pread(port, got, 256, at);
+	if (n < 0)
+		CHECK(errno == EFAULT, "%s", strerror(errno));
+	else
+		for (i = 0; i < n; i++)
+			CHECK((unsigned char)got[i] == 0xff, "byte %d is %#x", i, got[i]);
+	/* up to the page there is something to read */
+	n = pread(port, got, sizeof(got), at - 100);
+	CHECK(n == 100 || n == (ssize_t)sizeof(got), "%zd", n);
+	/* every call comes back, so no lock was left behind */
+	CHECK(info_of(fd).violations);
+	MUST(range_call(fd, SPAN_WATCH_PROTECT, RWX, 0, target + 1, 1));
+	CHECK(pread(port, got, 256, at) == 256);
+}
+
 static void close_ends(void)
 {
 	struct span_watch_event e;
@@ -602,6 +627,9 @@ static void log_rules(void)
 	CHECK_ERR(fetch(fd, 0, 0, out, 1, &f), EINVAL);
 	CHECK_ERR(fetch(fd, memory_pages, 1, out, 1, &f), EINVAL);
 	CHECK_ERR(fetch(fd, 1, memory_pages, out, 1, &f), EINVAL);
+	/* a call that fails leaves it as it was */
+	CHECK(f.size == sizeof(f) && f.first == 1 && f.pages == memory_pages && f.max == 1 && !f.count,
+	      "size %u", f.size);
 	f.size = sizeof(f) - 1;
 	CHECK_ERR(ioctl(fd, SPAN_WATCH_LOG_FETCH, &f), EINVAL);
 	f.size = sizeof(f);
@@ -724,6 +752,7 @@ static const struct ktap_test all_tests[] = {
 	{ "deadline", deadline },
 	{ "two_watches", two_watches },
 	{ "protect", protect },
+	{ "own_reads", own_reads },
 	{ "close_ends", close_ends },
 	{ "killed", killed },
 	{ "log_rules", log_rules },

@@ -89,6 +89,26 @@ def port_watch_unbind(m):
     return ktap.Output(end_out[end_out.index("TAP"):], end_rc)
 
 
+@case("mem/port-watch-reset", tags=("fast", "debug"), timeout=300, **TWO)
+def port_watch_reset(m):
+    """The function is reset under its driver: the watches end, here as on L0, and new ones work."""
+    settle(m)
+    count = Counting(m)
+    attach(m, "L1b", "ro", ALL)
+    l1 = m["L1b"]
+    p = l1.spawn(f"spanctl protect {DEV} --allow rx {count.page}")
+    m.pump(lambda: "denied" in p.text() or p.done, 60, "the protection")
+    l1.run("echo 1 >/sys/class/span_port/span0/device/reset", timeout=60)
+    rc, text = p.wait(60)
+    equal((rc, "end: detached" in text), (3, True), text)
+    equal(m.qmp("guest", "query-span")[0]["watches"], 0, "watches that L0 knows")
+    line = l1.sh(f"spanctl watch {DEV} --write {count.page} --answer allow -c 2 -t 20 --json").splitlines()
+    equal([json.loads(x)["type"] for x in line], ["start", "event", "event", "end"], "events after the reset")
+    l1.run(f"spanctl ping {DEV} -c 10")
+    detach(m, "L1b")
+    count.close()
+
+
 EVENTS = 16384                  # the ring of events in BAR 5, and its slots
 SLOTS = EVENTS + 8192
 

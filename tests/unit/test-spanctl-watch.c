@@ -419,6 +419,30 @@ static void asking(void)
 	TOLD("create 0 1\nsubscribe 2 1 5+1\nanswer 1 1 0\nanswer 2 2 0\nanswer 3 1 1\nanswer 4 2 1\nanswer 5 1 0\n");
 }
 
+/* While it asks, a signal and the timeout end it, and the access goes on. */
+static void asking_ends(void)
+{
+	int pipes[2];
+
+	begin();
+	add_event(1, SPAN_ACCESS_W, 5, 0);
+	add_event(2, SPAN_ACCESS_W, 5, 0);
+	MUST(pipe(pipes));
+	MUST(dup2(pipes[0], 0));
+	EXPECT(EXIT_OK, "watch", "dev", "--write", "5", "--answer", "ask", "-t", "0.1");
+	TOLD("create 0 1\nsubscribe 2 1 5+1\nanswer 1 1 0\n");
+	SAID("end: timeout");
+	begin();
+	add_event(1, SPAN_ACCESS_W, 5, 0);
+	if (!fork()) {
+		usleep(200000);
+		kill(getppid(), SIGINT);
+		_exit(0);
+	}
+	EXPECT(EXIT_OK, "watch", "dev", "--write", "5", "--answer", "ask");
+	SAID("end: signal");
+}
+
 static json_object *nth_line(int n)
 {
 	char *at = output, *end;
@@ -570,6 +594,7 @@ int main(void)
 		{ "notices", notices },
 		{ "answers", answers },
 		{ "asking", asking },
+		{ "asking_ends", asking_ends },
 		{ "json", json },
 		{ "protecting", protecting },
 		{ "signals", signals },
