@@ -12,9 +12,13 @@
  *				such pages; of its own, or FILE (the window). Says
  *				"ready", touches at a line on standard input, so
  *				that L0 can count exits meanwhile
+ *   fault-cost nested-log PAGES 4k|2m DEVICE OFFSET
+ *				the same with pages that were touched before and
+ *				are under a log of the span-port DEVICE
  */
 #define _GNU_SOURCE
 #include <linux/kvm_span.h>
+#include <linux/span_port.h>
 #include <x86intrin.h>
 
 #include "tinyvm.h"
@@ -250,6 +254,53 @@ static void nested(uint32_t pages, bool huge, const char *file, uint64_t offset)
 	out("nested", (first - touch(&vm, gpa, pages)) / pages);
 }
 
+static uint64_t port_fetch(int watch, uint64_t first, uint64_t pages)
+{
+	static struct span_watch_range_out ranges[SPAN_LOG_MAX_RANGES];
+	struct span_watch_fetch f = {
+		.size = sizeof(f), .ranges = (uintptr_t)ranges, .max = SPAN_LOG_MAX_RANGES, .first = first,
+	};
+	uint64_t end = first + pages, dirty = 0;
+
+	while (f.first < end) {
+		f.pages = end - f.first;
+		MUST(ioctl(watch, SPAN_WATCH_LOG_FETCH, &f));
+		dirty += f.dirty;
+		f.first = f.next;
+	}
+	return dirty;
+}
+
+static void nested_log(uint32_t pages, bool huge, const char *device, uint64_t offset)
+{
+	struct span_port_watch w = { .size = sizeof(w), .on_timeout = SPAN_ALLOW };
+	struct span_watch_range r = {
+		.size = sizeof(r), .access = SPAN_ACCESS_W, .mode = SPAN_MODE_LOG, .first = offset / PAGE,
+		.pages = pages,
+	};
+	uint64_t bytes = pages * PAGE + HUGE, plain, t, dirty;
+	struct tiny_vm vm;
+	int watch;
+
+	tiny_init_with(&vm, 0);
+	MUST(tiny_slot(&vm, 1, offset, mapping(device, offset, bytes, huge), bytes, 0));
+	touch(&vm, offset, pages + 16);
+	plain = touch(&vm, offset, pages);
+	watch = MUST(ioctl(MUST(open(device, O_RDWR)), SPAN_PORT_WATCH, &w));
+	MUST(ioctl(watch, SPAN_WATCH_SUBSCRIBE, &r));
+	port_fetch(watch, r.first, pages);
+	touch(&vm, offset, pages);		/* what zapping left to be made again is not this figure's */
+	port_fetch(watch, r.first, pages);
+	wait_for_line("ready");
+	t = touch(&vm, offset, pages);
+	wait_for_line("touched");
+	out("touch", t > plain ? (t - plain) / pages : 0);
+	t = __rdtsc();
+	dirty = port_fetch(watch, r.first, pages);
+	out("fetch", (__rdtsc() - t) / pages);
+	out("pages", dirty);
+}
+
 int main(int argc, char **argv)
 {
 	uint32_t pages = argc > 2 ? strtoul(argv[2], NULL, 0) : 0;
@@ -258,11 +309,13 @@ int main(int argc, char **argv)
 		on_l0(pages);
 	} else if (argc == 3 && pages && !strcmp(argv[1], "log")) {
 		under_log(pages);
+	} else if (argc == 6 && pages && !strcmp(argv[1], "nested-log")) {
+		nested_log(pages, !strcmp(argv[3], "2m"), argv[4], strtoull(argv[5], NULL, 0));
 	} else if ((argc == 4 || argc == 6) && pages && !strcmp(argv[1], "nested")) {
 		nested(pages, !strcmp(argv[3], "2m"), argc == 6 ? argv[4] : NULL,
 		       argc == 6 ? strtoull(argv[5], NULL, 0) : 0);
 	} else {
-		fprintf(stderr, "usage: fault-cost l0|log PAGES | fault-cost nested PAGES 4k|2m [FILE OFFSET]\n");
+		fprintf(stderr, "usage: fault-cost l0|log PAGES | fault-cost nested PAGES 4k|2m [FILE OFFSET] | fault-cost nested-log PAGES 4k|2m DEVICE OFFSET\n");
 		return 2;
 	}
 	return 0;

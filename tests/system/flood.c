@@ -14,7 +14,7 @@
 
 int main(int argc, char **argv)
 {
-	struct span_port_watch w = { .size = sizeof(w), .deadline_us = 500000, .on_timeout = SPAN_ALLOW };
+	struct span_port_watch w = { .size = sizeof(w), .deadline_us = 100000, .on_timeout = SPAN_ALLOW };
 	struct span_watch_range r = {
 		.size = sizeof(r), .access = SPAN_ACCESS_W, .mode = SPAN_MODE_BLOCK, .pages = 1,
 	};

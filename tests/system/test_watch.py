@@ -66,6 +66,12 @@ class Scene:
         equal((i["watches"], i["pending"]), (0, 0), "watches and waiting accesses that are left")
 
 
+def kernel_text(m):
+    """A page of the guest's kernel that it executes and nobody writes."""
+    line = m["guest"].sh("grep 'Kernel code' /proc/iomem")
+    return int(line.split("-")[0], 16) // 4096
+
+
 def is_event(e, scene, access="write", answer="allow", source=None):
     got = {k: e[k] for k in ("access", "page", "source", "answer")}
     equal(got, {"access": access, "page": scene.page.page, "source": source or scene.source, "answer": answer},
@@ -130,8 +136,8 @@ def kinds(m, seat):
     is_event(w.event(), s)
     s.stored("not asked again")
     equal(w.end()["events"], 1, "events after an answer that cancels")
-    text = m["L1b"].sh("span-ps --kernel-text /dev/span0", timeout=100).split()[0]
-    w = Watch(m["L1b"], "--exec", text, "--notify")
+    # 2 MiB of it: what the kernel does all the time is in there.
+    w = Watch(m["L1b"], "--exec", f"{kernel_text(m)}+512", "--notify")
     e = w.event()
     equal((e["access"], e["source"]), ("execute", s.source), "the kernel of the guest at work")
     w.end()
@@ -178,7 +184,7 @@ def deny(m, seat):
     s.not_stored("by L1b's protection, after L1a's has ended")
     q.end()
     s.stored("without protection")
-    text = int(m["L1b"].sh("span-ps --kernel-text /dev/span0", timeout=100).split()[0].split("+")[0].split("-")[0], 0)
+    text = kernel_text(m)
     p = Protect(m["L1b"], "rx", text)
     before = s.base.read(text * 4096, 64)
     for name, v in views.items():
@@ -216,11 +222,11 @@ def deadline(m):
     equal(e["data"]["name"], "L1b", "who is mute")
     took = s.seconds(lambda: s.not_stored("of a mute watch"))
     check(took < 0.2, f"a write that asks a mute watch took {took:.2f} s")
-    counted = w.end()
-    check(counted["timeouts"] >= 3 and counted["denied"] == 0, f"what L0 counted: {counted}")
+    check(s.counter("timeouts") >= 3, "timeouts are counted")
+    w.abandon()
     w = Watch(m["L1b"], "--write", s.page.page, "--answer ask --deadline 200 --on-timeout allow")
     s.stored("by the deadline of one that allows")
-    w.end()
+    w.abandon()
     s.nothing_left()
 
 
@@ -229,12 +235,9 @@ def write_waits(s, options="--answer ask --deadline 900"):
     w = Watch(s.m["L1b"], "--write", s.page.page, options)
     n = next(_numbers)
     s.page.tool.start(f"x 0 {n}")
-    s.m.pump(lambda: b'"event"' in w.p.out or b"allow" in w.p.err or w.p.over, 30, "an event or a question", fail=False)
-    for _ in range(200):
-        if info(s.m)["pending"]:
-            return w, n
-        s.m.sleep(0.005)
-    raise AssertionError("the write does not wait")
+    s.m.pump(lambda: b"(a)llow" in w.p.err or w.p.over, 30, "spanctl's question")
+    equal(info(s.m)["pending"], 1, "accesses that wait")
+    return w, n
 
 
 def goes_on(s, n, limit, what):
@@ -284,7 +287,7 @@ def subscriber_hangs(m):
     s.nothing_left()
     m.kill_vm("L1b", "CONT")
     wait_driver(m, "L1b", "detached")
-    w.p.wait(60)
+    w.abandon()
 
 
 @case("event/detached-while-an-access-waits", timeout=300, tags=("fast", "debug"), **TOPOLOGY)
@@ -293,7 +296,8 @@ def detached(m):
     w, n = write_waits(s)
     take(m, "L1b")
     goes_on(s, n, 0.4, "after L1b was detached")
-    equal(w.p.wait(60)[0], 3, "spanctl's exit status")
+    w.say("a\n")
+    equal(w.p.wait(60)[0], 3, "spanctl's exit status after an answer that comes too late")
     s.nothing_left()
 
 
