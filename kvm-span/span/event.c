@@ -35,6 +35,11 @@
 
 /* Accesses of one span that are remembered, in whatever state. */
 #define KVM_SPAN_MAX_ENTRIES	256
+/* ... of all VMs but the guest's own, and of one of them: none takes all. */
+#define KVM_SPAN_OTHERS_ENTRIES	192
+#define KVM_SPAN_VM_ENTRIES	32
+/* No room that long: as if nobody had answered. */
+#define KVM_SPAN_FULL_NS	(100 * NSEC_PER_MSEC)
 /* ... of one vCPU: interrupts that came while it waited, one in another. */
 #define KVM_SPAN_VCPU_ENTRIES	4
 
@@ -43,7 +48,7 @@
 /* A page that was opened for an access is closed after this. */
 #define KVM_SPAN_LIFT_NS	NSEC_PER_MSEC
 /* An answer that nobody came back for is forgotten after this. */
-#define KVM_SPAN_ANSWER_NS	NSEC_PER_SEC
+#define KVM_SPAN_ANSWER_NS	(2 * KVM_SPAN_DEADLINE_MAX * NSEC_PER_USEC)
 /* Messages about violations, of one watch: so many in so much time. */
 #define KVM_SPAN_VIOLATIONS	32
 #define KVM_SPAN_VIOLATIONS_NS	(100 * NSEC_PER_MSEC)
@@ -53,6 +58,7 @@ enum kvm_span_entry_state {
 	KVM_SPAN_DECIDED,	/* the vCPU has not come back yet */
 	KVM_SPAN_EMULATED,	/* being emulated; kept for the case that it fails */
 	KVM_SPAN_LIFTED,	/* the page is open, to be closed at "until" */
+	KVM_SPAN_CLOSING,	/* ... just now */
 };
 
 /* An access. All of it under events->lock but what is constant. */
@@ -62,6 +68,7 @@ struct kvm_span_entry {
 	struct hlist_node vcpu_node;	/* in vcpu->span.entries, vcpu->span.lock too */
 	struct kvm_span *span;		/* constant; frees us before it goes */
 	struct kvm_vcpu *vcpu;		/* NULL when it is in no vCPU's list */
+	const struct kvm *kvm;		/* constant, only compared: whose it is */
 	enum kvm_span_entry_state state;
 	u64 id;				/* constant */
 	u64 page;			/* constant */
@@ -111,6 +118,7 @@ struct kvm_span_events {
 	raw_spinlock_t wrote_lock;
 	struct kvm_span_wrote wrote[KVM_SPAN_WROTE_MAX];
 	unsigned int nr_wrote;
+	unsigned int wrote_done;	/* of them told, or about to be */
 	bool wrote_lost;
 	struct irq_work wrote_irq;
 	struct work_struct wrote_work;
@@ -132,6 +140,7 @@ struct kvm_span_ctx {
 	struct kvm_vcpu *vcpu;		/* NULL when it is not a vCPU's */
 	struct kvm_span *span;
 	const struct kvm_span_member *own;	/* whose watches are not told */
+	const struct kvm_span_member *runner;	/* through whose window it goes */
 	u64 page;
 	u64 gpa;
 	u64 rip;			/* as told */
@@ -140,6 +149,7 @@ struct kvm_span_ctx {
 	u16 vcpu_id;
 	u8 access;			/* KVM_SPAN_R, _W, _X */
 	u8 source;
+	bool no_read;			/* reading is masked, too */
 };
 
 /*
@@ -267,8 +277,18 @@ static void kvm_span_entry_leave_vcpu(struct kvm_span_entry *e)
 static void kvm_span_entry_cancel(struct kvm_span_entry *e)
 {
 	struct kvm_span_watch *watch;
+	struct kvm_span_entry *other;
 	unsigned int i;
 
+	if (!e->cancel)
+		return;
+	/* Nor is it closed again if it is open just now. */
+	list_for_each_entry(other, &e->span->events->entries, node) {
+		if (other->page != e->page)
+			continue;
+		other->lifted &= ~e->cancel;
+		other->lifted_read &= ~e->cancel;
+	}
 	kvm_span_for_each_bit(i, e->cancel) {
 		watch = kvm_span_watch_at(e->span, i);
 		if (!watch)
@@ -336,20 +356,35 @@ static void kvm_span_default(struct kvm_span_entry *e, struct kvm_span_watch *wa
 		e->denied = true;
 }
 
-/* No answer in time, or no way to ask. Under events->lock and RCU. */
-static void kvm_span_timed_out(struct kvm_span_entry *e, struct kvm_span_watch *watch)
+/* No way to ask: the same as a timeout, at once. Under events->lock and RCU. */
+static void kvm_span_not_asked(struct kvm_span_entry *e, struct kvm_span_watch *watch)
 {
-	struct kvm_span_events *ev = e->span->events;
-
 	kvm_span_default(e, watch);
 	atomic64_inc(&watch->timeouts);
-	atomic64_inc(&ev->timeouts);
+	atomic64_inc(&e->span->events->timeouts);
 	trace_kvm_span_timeout(watch->member->id, watch->id, e->id, watch->on_timeout);
+}
+
+/* No answer in time. Under events->lock and RCU. */
+static void kvm_span_timed_out(struct kvm_span_entry *e, struct kvm_span_watch *watch)
+{
+	kvm_span_not_asked(e, watch);
 	WRITE_ONCE(watch->timeouts_in_a_row, watch->timeouts_in_a_row + 1);
 	if (watch->muted || watch->timeouts_in_a_row < KVM_SPAN_MUTE_AFTER)
 		return;
 	WRITE_ONCE(watch->muted, true);
 	kvm_span_member_tell(watch->member, KVM_SPAN_EVENT_MUTED);
+}
+
+/*
+ * While an event is being delivered to a nested guest, its vCPU does not exit to
+ * its L1 for interrupts: an L1 would not hear of what it has to answer.
+ */
+static bool kvm_span_cannot_answer(const struct kvm_span_ctx *ctx,
+				   const struct kvm_span_watch *watch)
+{
+	return (ctx->flags & SPAN_EVENT_F_DELIVERY) && ctx->source == SPAN_SOURCE_GUEST_L1 &&
+	       watch->member == ctx->runner;
 }
 
 /*
@@ -377,8 +412,8 @@ static void kvm_span_ask_watches(const struct kvm_span_ctx *ctx, struct kvm_span
 		atomic64_inc(&ev->events);
 		deadline = kvm_span_deadline(e, watch);
 		if (!kvm_span_tell(ctx, watch, e->id, 0) || deadline <= now)
-			kvm_span_timed_out(e, watch);
-		else if (watch->muted)
+			kvm_span_not_asked(e, watch);
+		else if (watch->muted || kvm_span_cannot_answer(ctx, watch))
 			kvm_span_default(e, watch);
 		else
 			kvm_span_arm(ev, deadline);
@@ -442,6 +477,8 @@ static int kvm_span_emulate(const struct kvm_span_ctx *ctx, u32 verdict)
 	vcpu->span.span = ctx->span;
 	vcpu->span.page = ctx->page;
 	vcpu->span.verdict = verdict;
+	vcpu->span.source = ctx->source;
+	vcpu->span.no_read = ctx->no_read;
 	vcpu->span.crossing = false;
 	vcpu->span.exits = vcpu->stat.exits;
 	return RET_PF_EMULATE;
@@ -466,6 +503,11 @@ static int kvm_span_deny(const struct kvm_span_ctx *ctx)
 	}
 	if (ctx->access == KVM_SPAN_W) {
 		trace_kvm_span_deny(ctx->page, BIT(ctx->access), ctx->source, "discard");
+		return kvm_span_emulate(ctx, KVM_SPAN_DENY);
+	}
+	/* An L1's window is a BAR: what does not answer reads as ones. */
+	if (ctx->access == KVM_SPAN_R && ctx->source == SPAN_SOURCE_L1) {
+		trace_kvm_span_deny(ctx->page, BIT(ctx->access), ctx->source, "ones");
 		return kvm_span_emulate(ctx, KVM_SPAN_DENY);
 	}
 	trace_kvm_span_deny(ctx->page, BIT(ctx->access), ctx->source, "#GP");
@@ -513,13 +555,26 @@ static struct kvm_span_entry *kvm_span_entry_find(const struct kvm_span_ctx *ctx
 	return found;
 }
 
+/* The VM that L0 runs the guest in. Only compared: it may be gone. */
+static bool kvm_span_is_base(struct kvm_span *span, struct kvm *kvm)
+{
+	return READ_ONCE(span->kvm) == kvm;
+}
+
 /* Make room among the entries of a vCPU. Under events->lock. */
 static bool kvm_span_entry_room(struct kvm_span_events *ev, struct kvm_vcpu *vcpu)
 {
+	bool base = kvm_span_is_base(ev->span, vcpu->kvm);
+	unsigned int n = 0, others = 0, ours = 0;
 	struct kvm_span_entry *e;
-	unsigned int n = 0;
 
 	if (ev->nr >= KVM_SPAN_MAX_ENTRIES)
+		return false;
+	list_for_each_entry(e, &ev->entries, node) {
+		others += e->source != SPAN_SOURCE_GUEST_L0;
+		ours += e->kvm == vcpu->kvm;
+	}
+	if (!base && (others >= KVM_SPAN_OTHERS_ENTRIES || ours >= KVM_SPAN_VM_ENTRIES))
 		return false;
 	spin_lock(&vcpu->span.lock);
 	hlist_for_each_entry(e, &vcpu->span.entries, vcpu_node)
@@ -542,6 +597,7 @@ static void kvm_span_entry_add(const struct kvm_span_ctx *ctx, struct kvm_span_e
 
 	e->span = ctx->span;
 	e->vcpu = ctx->vcpu;
+	e->kvm = ctx->vcpu->kvm;
 	e->state = KVM_SPAN_WAITING;
 	e->id = ++ev->last_id;
 	e->page = ctx->page;
@@ -682,6 +738,48 @@ static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry
 	return kvm_span_go_on(ctx, e, block);
 }
 
+/*
+ * Too many at a time, or no memory. Entries end by themselves, so try again for
+ * a while; then it is as if nobody had answered. Where that allows, and the
+ * watches would want to hear of the page again, they lose it, and are told so.
+ */
+static int kvm_span_no_entry(const struct kvm_span_ctx *ctx)
+{
+	struct kvm_vcpu *vcpu = ctx->vcpu;
+	struct kvm_span_watch *watch;
+	ktime_t now = ktime_get();
+	bool denied = false;
+	unsigned int i;
+	u64 who;
+
+	if (!vcpu->span.full_since)
+		vcpu->span.full_since = now;
+	if (now - vcpu->span.full_since < KVM_SPAN_FULL_NS)
+		return kvm_span_pause(vcpu) ?: RET_PF_RETRY;
+	vcpu->span.full_since = 0;
+
+	rcu_read_lock();
+	who = kvm_span_who(ctx, KVM_SPAN_WHY_BLOCK, ctx->own);
+	kvm_span_for_each_bit(i, who) {
+		watch = kvm_span_watch_at(ctx->span, i);
+		if (!watch)
+			continue;
+		atomic64_inc(&watch->timeouts);
+		atomic64_inc(&ctx->span->events->timeouts);
+		denied |= watch->on_timeout == KVM_SPAN_DENY;
+	}
+	kvm_span_for_each_bit(i, denied ? 0 : who) {
+		watch = kvm_span_watch_at(ctx->span, i);
+		if (!watch)
+			continue;
+		kvm_span_mask_lift(watch, KVM_SPAN_WHY_BLOCK, KVM_SPAN_ACCESS_RWX, ctx->page);
+		kvm_span_ring_lost(watch);
+	}
+	kvm_span_signal(ctx->span, who);
+	rcu_read_unlock();
+	return denied ? KVM_SPAN_REFUSE : RET_PF_CONTINUE;
+}
+
 static int kvm_span_ask(const struct kvm_span_ctx *ctx)
 {
 	struct kvm_span_events *ev = ctx->span->events;
@@ -705,20 +803,15 @@ static int kvm_span_ask(const struct kvm_span_ctx *ctx)
 			break;
 	}
 	kfree(fresh);
+	if (r == KVM_SPAN_NO_ENTRY)
+		r = kvm_span_no_entry(ctx);
+	else
+		ctx->vcpu->span.full_since = 0;
 	if (r == KVM_SPAN_REFUSE)
 		return kvm_span_deny(ctx);
 	if (r == KVM_SPAN_PARK)
 		return kvm_span_park(ctx);
-	/* Too many at a time, or no memory; entries end by themselves. */
-	if (r == KVM_SPAN_NO_ENTRY)
-		return kvm_span_pause(ctx->vcpu) ?: RET_PF_RETRY;
 	return r;
-}
-
-/* The VM that L0 runs the guest in. Only compared: it may be gone. */
-static bool kvm_span_is_base(struct kvm_span *span, struct kvm *kvm)
-{
-	return READ_ONCE(span->kvm) == kvm;
 }
 
 /*
@@ -755,6 +848,7 @@ static void kvm_span_ctx_init(struct kvm_span_ctx *ctx, struct kvm_vcpu *vcpu,
 		.vcpu = vcpu,
 		.span = slot->arch.span,
 		.own = kvm_span_own(vcpu, slot),
+		.runner = slot->arch.span_member,
 		.page = kvm_span_slot_page(slot, gfn),
 		.gpa = ~0ULL,
 		.vcpu_id = 0xffff,
@@ -857,9 +951,11 @@ static int kvm_span_slow_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fau
 	/* No mask any more, but perhaps an answer: "no, and leave me alone". */
 	if (!masked && hlist_empty(&vcpu->span.entries))
 		return RET_PF_CONTINUE;
-	if (fault->write && kvm_span_writes_nothing(fault->slot))
+	/* But KVM emulates it, and what an instruction writes it may have read there. */
+	if (fault->write && !(masked & KVM_SPAN_ACCESS_R) && kvm_span_writes_nothing(fault->slot))
 		return RET_PF_CONTINUE;
 
+	ctx.no_read = masked & KVM_SPAN_ACCESS_R;
 	if (ctx.source == SPAN_SOURCE_GUEST_L0)
 		ctx.gpa |= fault->addr & ~PAGE_MASK;
 	else if (ctx.source == SPAN_SOURCE_GUEST_L1 && kvm_span_nested_ept(vcpu))
@@ -887,6 +983,8 @@ int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 		if (source == SPAN_SOURCE_GUEST_L1 && kvm_span_nested_ept(vcpu))
 			kvm_span_check_remap(span, vcpu, gpa_to_gfn(fault->addr), page);
 		vcpu->span.span = NULL;
+		/* What ends the halt of a span does not end KVM's own ones. */
+		WRITE_ONCE(vcpu->span.wake, false);
 	}
 	if (likely(hlist_empty(&vcpu->span.entries) &&
 		   !(kvm_span_mask_of(span, page, NULL) & kvm_span_need(access))))
@@ -912,32 +1010,48 @@ static enum kvm_span_emul kvm_span_emulated_elsewhere(struct kvm_vcpu *vcpu, boo
 							     KVM_SPAN_EMUL_FAIL;
 }
 
+/* The page that was denied. */
+static enum kvm_span_emul kvm_span_emulated_here(struct kvm_vcpu *vcpu, bool write)
+{
+	if (write)
+		return KVM_SPAN_EMUL_DISCARD;
+	/* A read that goes before the write, or the read itself. */
+	if (!vcpu->span.no_read)
+		return KVM_SPAN_EMUL_GO;
+	return vcpu->span.source == SPAN_SOURCE_L1 ? KVM_SPAN_EMUL_ONES : KVM_SPAN_EMUL_FAIL;
+}
+
 /*
  * The emulator is about to access a page by its host address, where no mask of
- * an EPT is in the way. Reads are only looked at while it emulates for us.
+ * an EPT is in the way.
  */
 enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool write)
 {
 	struct kvm_memory_slot *slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa_to_gfn(gpa));
-	bool ours = kvm_span_emulating(vcpu);
+	u32 need = kvm_span_need(write ? KVM_SPAN_W : KVM_SPAN_R);
+	bool ours = kvm_span_emulating(vcpu), here;
 	struct kvm_span_ctx ctx;
 	u64 who;
 
-	if (!kvm_span_of(slot) || (!write && !ours))
+	if (!kvm_span_of(slot))
 		return KVM_SPAN_EMUL_GO;
-	kvm_span_ctx_init(&ctx, vcpu, slot, gpa_to_gfn(gpa), write ? KVM_SPAN_W : KVM_SPAN_R);
-
-	if (ours && vcpu->span.span == ctx.span && vcpu->span.page == ctx.page)
-		return write && vcpu->span.verdict == KVM_SPAN_DENY ? KVM_SPAN_EMUL_DISCARD :
-								     KVM_SPAN_EMUL_GO;
-	if (!(kvm_span_mask_of(ctx.span, ctx.page, ctx.own) & kvm_span_need(ctx.access))) {
+	here = ours && vcpu->span.span == slot->arch.span &&
+	       vcpu->span.page == kvm_span_slot_page(slot, gpa_to_gfn(gpa));
+	if (here && vcpu->span.verdict == KVM_SPAN_DENY)
+		return kvm_span_emulated_here(vcpu, write);
+	if (!(kvm_span_mask_of(slot->arch.span, kvm_span_slot_page(slot, gpa_to_gfn(gpa)),
+			       kvm_span_own(vcpu, slot)) & need)) {
 		vcpu->span.crossing = false;
 		return KVM_SPAN_EMUL_GO;
 	}
-	if (ours)
+	if (ours && !here)
 		return kvm_span_emulated_elsewhere(vcpu, write);
 
-	/* KVM emulates for its own reasons: too late to ask, but not to protect. */
+	/*
+	 * KVM emulates for its own reasons: too late to ask, but not to protect.
+	 * The same if a protection came after the access was allowed.
+	 */
+	kvm_span_ctx_init(&ctx, vcpu, slot, gpa_to_gfn(gpa), write ? KVM_SPAN_W : KVM_SPAN_R);
 	rcu_read_lock();
 	who = kvm_span_who(&ctx, KVM_SPAN_WHY_PROTECT, NULL);
 	if (who)
@@ -946,8 +1060,8 @@ enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool wr
 	if (!who)
 		return KVM_SPAN_EMUL_GO;
 	atomic64_inc(&ctx.span->events->denials);
-	trace_kvm_span_deny(ctx.page, KVM_SPAN_ACCESS_W, ctx.source, "discard");
-	return KVM_SPAN_EMUL_DISCARD;
+	trace_kvm_span_deny(ctx.page, BIT(ctx.access), ctx.source, write ? "discard" : "ones");
+	return write ? KVM_SPAN_EMUL_DISCARD : KVM_SPAN_EMUL_ONES;
 }
 
 /*
@@ -964,26 +1078,53 @@ bool __kvm_span_crossing(struct kvm_vcpu *vcpu)
 }
 
 /*
+ * A reference to the span of an entry of the vCPU; this very one, if it is given.
+ * An entry's span is alive while the entry is in the list, but it may be about
+ * to end: then it takes the entry out itself.
+ */
+static struct kvm_span *kvm_span_vcpu_get_span(struct kvm_vcpu *vcpu,
+					       const struct kvm_span *wanted)
+{
+	struct kvm_span *span = NULL;
+	struct kvm_span_entry *e;
+
+	spin_lock(&vcpu->span.lock);
+	hlist_for_each_entry(e, &vcpu->span.entries, vcpu_node) {
+		if ((!wanted || e->span == wanted) && kref_get_unless_zero(&e->span->ref)) {
+			span = e->span;
+			break;
+		}
+	}
+	spin_unlock(&vcpu->span.lock);
+	return span;
+}
+
+/*
  * The emulator cannot do the instruction that we gave it. Nothing of it has
  * happened, or a whole number of iterations. True: handled.
  */
 bool __kvm_span_emulation_failed(struct kvm_vcpu *vcpu)
 {
-	struct kvm_span *span = vcpu->span.span;
 	struct kvm_span_entry *e;
 	struct kvm_span_ctx ctx;
+	struct kvm_span *span;
 	u64 who;
 
 	if (!kvm_span_emulating(vcpu))
 		return false;
+	span = vcpu->span.span;
 	vcpu->span.span = NULL;
 	if (vcpu->span.verdict == KVM_SPAN_DENY) {
-		trace_kvm_span_deny(vcpu->span.page, KVM_SPAN_ACCESS_W,
-				    kvm_span_source(span, vcpu), "#GP");
+		trace_kvm_span_deny(vcpu->span.page, KVM_SPAN_ACCESS_W, vcpu->span.source, "#GP");
 		kvm_inject_gp(vcpu, 0);
 		return true;
 	}
-	/* Let the processor do it, with the page open for a moment. */
+	/*
+	 * Let the processor do it, with the page open for a moment. If its entry
+	 * has ended, and be it with the span, the access is asked for anew.
+	 */
+	if (!kvm_span_vcpu_get_span(vcpu, span))
+		return true;
 	rcu_read_lock();
 	spin_lock(&span->events->lock);
 	e = kvm_span_vcpu_entry(span, vcpu, KVM_SPAN_EMULATED);
@@ -997,7 +1138,7 @@ bool __kvm_span_emulation_failed(struct kvm_vcpu *vcpu)
 	}
 	spin_unlock(&span->events->lock);
 	rcu_read_unlock();
-	/* If its entry has ended, the access is asked for anew. */
+	kvm_span_put(span);
 	return true;
 }
 
@@ -1007,27 +1148,15 @@ void kvm_span_vcpu_init(struct kvm_vcpu *vcpu)
 	INIT_HLIST_HEAD(&vcpu->span.entries);
 }
 
-/*
- * The vCPU goes. An entry's span is alive while the entry is in the list; but
- * it may be about to end, and then takes the entry out itself.
- */
+/* The vCPU goes. An entry that its span is taking out is waited for. */
 void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu)
 {
 	struct kvm_span_entry *e;
 	struct kvm_span *span;
 	int state;
 
-	for (;;) {
-		span = NULL;
-		spin_lock(&vcpu->span.lock);
-		if (hlist_empty(&vcpu->span.entries)) {
-			spin_unlock(&vcpu->span.lock);
-			return;
-		}
-		e = hlist_entry(vcpu->span.entries.first, struct kvm_span_entry, vcpu_node);
-		if (kref_get_unless_zero(&e->span->ref))
-			span = e->span;
-		spin_unlock(&vcpu->span.lock);
+	while (!hlist_empty(&vcpu->span.entries)) {
+		span = kvm_span_vcpu_get_span(vcpu, NULL);
 		if (!span) {
 			cond_resched();
 			continue;
@@ -1039,6 +1168,9 @@ void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu)
 		spin_unlock(&span->events->lock);
 		kvm_span_put(span);
 	}
+	/* Whoever took the last one out is through with the vCPU's lock. */
+	spin_lock(&vcpu->span.lock);
+	spin_unlock(&vcpu->span.lock);
 }
 
 /*
@@ -1198,6 +1330,8 @@ static void kvm_span_tick(struct work_struct *work)
 			kvm_span_tick_waiting(e, now, &next);
 			continue;
 		}
+		if (e->state == KVM_SPAN_CLOSING)
+			continue;
 		if (e->until > now)
 			next = min(next, e->until);
 		else if (e->state == KVM_SPAN_LIFTED)
@@ -1223,9 +1357,7 @@ static struct kvm_span_entry *kvm_span_next_lifted(struct kvm_span_events *ev)
 	list_for_each_entry(e, &ev->entries, node) {
 		if (e->state == KVM_SPAN_LIFTED && e->until <= now) {
 			found = e;
-			hlist_del_init(&e->id_node);
-			list_del(&e->node);
-			ev->nr--;
+			e->state = KVM_SPAN_CLOSING;
 			break;
 		}
 	}
@@ -1234,37 +1366,51 @@ static struct kvm_span_entry *kvm_span_next_lifted(struct kvm_span_events *ev)
 }
 
 /*
- * Close the pages that were opened. Each is done with span->control held, so
- * that a watch that is destroyed or unsubscribes is not made to mask anew. The
- * bitmaps are there, so it cannot fail.
+ * Mask for these watches again. span->control is held: none of them ends or
+ * unsubscribes meanwhile. But one may cancel, by an answer to another access;
+ * then its bit is gone from the entry afterwards, and so is its mask. The bitmaps
+ * are there, so it cannot fail.
  */
-static void kvm_span_rearm(struct work_struct *work)
+static void kvm_span_close(struct kvm_span_events *ev, struct kvm_span_entry *e)
 {
-	struct kvm_span_events *ev = container_of(work, struct kvm_span_events, rearm);
-	struct kvm_span *span = ev->span;
+	u64 own = READ_ONCE(e->lifted), read = READ_ONCE(e->lifted_read);
 	struct kvm_span_watch *watch;
-	struct kvm_span_entry *e;
 	unsigned int i;
 	u32 access;
 
-	for (;;) {
-		mutex_lock(&span->control);
-		e = kvm_span_next_lifted(ev);
-		if (!e)
-			break;
-		kvm_span_for_each_bit(i, e->lifted | e->lifted_read) {
-			watch = kvm_span_watch_at(span, i);
-			if (!watch)
-				continue;
-			access = (e->lifted & BIT_ULL(i) ? BIT(e->access) : 0) |
-				 (e->lifted_read & BIT_ULL(i) ? KVM_SPAN_ACCESS_R : 0);
-			WARN_ON_ONCE(kvm_span_mask_set(watch, KVM_SPAN_WHY_BLOCK, access,
-						       e->page, 1));
-		}
-		mutex_unlock(&span->control);
-		kfree(e);
+	kvm_span_for_each_bit(i, own | read) {
+		watch = kvm_span_watch_at(ev->span, i);
+		if (!watch)
+			continue;
+		access = (own & BIT_ULL(i) ? BIT(e->access) : 0) |
+			 (read & BIT_ULL(i) ? KVM_SPAN_ACCESS_R : 0);
+		WARN_ON_ONCE(kvm_span_mask_set(watch, KVM_SPAN_WHY_BLOCK, access, e->page, 1));
 	}
-	mutex_unlock(&span->control);
+
+	spin_lock(&ev->lock);
+	kvm_span_for_each_bit(i, (own & ~e->lifted) | (read & ~e->lifted_read)) {
+		watch = kvm_span_watch_at(ev->span, i);
+		if (watch)
+			kvm_span_mask_lift(watch, KVM_SPAN_WHY_BLOCK, KVM_SPAN_ACCESS_RWX,
+					   e->page);
+	}
+	kvm_span_entry_free(e);
+	spin_unlock(&ev->lock);
+}
+
+/* Close the pages that were opened. */
+static void kvm_span_rearm(struct work_struct *work)
+{
+	struct kvm_span_events *ev = container_of(work, struct kvm_span_events, rearm);
+	struct kvm_span_entry *e;
+
+	do {
+		mutex_lock(&ev->span->control);
+		e = kvm_span_next_lifted(ev);
+		if (e)
+			kvm_span_close(ev, e);
+		mutex_unlock(&ev->span->control);
+	} while (e);
 }
 
 /* Tell subscribers of a write that has happened. Process context. */
@@ -1323,10 +1469,12 @@ static void kvm_span_wrote_work(struct work_struct *work)
 		if (i >= ev->nr_wrote)
 			break;
 		wrote = ev->wrote[i];
+		ev->wrote_done = i + 1;
 		raw_spin_unlock_irq(&ev->wrote_lock);
 		kvm_span_tell_wrote(ev->span, &wrote);
 	}
 	ev->nr_wrote = 0;
+	ev->wrote_done = 0;
 	lost = ev->wrote_lost;
 	ev->wrote_lost = false;
 	raw_spin_unlock_irq(&ev->wrote_lock);
@@ -1348,7 +1496,7 @@ static void kvm_span_put_wrote(struct kvm_span_events *ev, const struct kvm_span
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&ev->wrote_lock, flags);
-	last = ev->nr_wrote ? &ev->wrote[ev->nr_wrote - 1] : NULL;
+	last = ev->nr_wrote > ev->wrote_done ? &ev->wrote[ev->nr_wrote - 1] : NULL;
 	if (last && last->page == wrote->page && last->except == wrote->except &&
 	    last->vcpu == wrote->vcpu && last->source == wrote->source)
 		; /* not told yet */

@@ -22,6 +22,7 @@ static void kvm_span_member_free(struct kref *ref)
 {
 	struct kvm_span_member *member = container_of(ref, struct kvm_span_member, ref);
 
+	kvm_span_ring_free(member);
 	put_pid(member->pid);
 	kfree(member);
 }
@@ -417,7 +418,6 @@ static int kvm_span_member_release(struct inode *inode, struct file *file)
 	spin_unlock(&span->lock);
 
 	kvm_span_member_unwatch(member);
-	kvm_span_ring_free(member);
 
 	/* Whoever reads that it left finds nothing of it any more. */
 	spin_lock(&span->lock);

@@ -39,8 +39,12 @@ struct kvm_span_ring_state {
 	struct eventfd_ctx *doorbell;	/* may be NULL */
 	wait_queue_entry_t wait;
 	poll_table poll;
-	struct work_struct drain;
+	unsigned int idle;		/* runs in a row that took no answer */
+	struct delayed_work drain;
 };
+
+/* After so many runs for nothing the next one can wait for a tick. */
+#define KVM_SPAN_RING_IDLE	8
 
 static_assert(sizeof(struct span_ring) * 2 == KVM_SPAN_RING_BYTES);
 static_assert(sizeof(struct span_msg_event) <= sizeof_field(struct span_msg, payload));
@@ -51,14 +55,17 @@ static struct kvm_span_ring_state *kvm_span_ring_of(struct kvm_span_member *memb
 	return smp_load_acquire(&member->ring);
 }
 
-/* Room for one message? A tail that cannot be is no room. Under ring->lock. */
-static bool kvm_span_ring_room(struct kvm_span_ring_state *ring)
+/*
+ * Room for one message beside these? A tail that cannot be is no room. Under
+ * ring->lock.
+ */
+static bool kvm_span_ring_room(struct kvm_span_ring_state *ring, unsigned int reserve)
 {
 	u32 tail;
 
 	/* The reader is through with a slot when the tail has passed it. */
 	tail = le32_to_cpu(smp_load_acquire(&ring->events->tail));
-	return ring->head - tail < SPAN_RING_SLOTS;
+	return ring->head - tail < SPAN_RING_SLOTS - reserve;
 }
 
 /* Under ring->lock; there is room. */
@@ -84,12 +91,18 @@ static bool kvm_span_ring_tell_lost(struct kvm_span_ring_state *ring)
 {
 	struct span_msg_lost msg = { .count = cpu_to_le64(ring->lost) };
 
-	if (!ring->lost || !kvm_span_ring_room(ring))
+	if (!ring->lost || !kvm_span_ring_room(ring, 0))
 		return false;
 	kvm_span_ring_write(ring, SPAN_MSG_LOST, &msg, sizeof(msg));
 	ring->lost = 0;
 	return true;
 }
+
+/*
+ * Slots that notices leave to events: what the guest makes by touching pages
+ * that it may touch shall not keep others from being asked for.
+ */
+#define KVM_SPAN_RING_RESERVE	32
 
 /*
  * Put an event into the ring of the watch's member. False if there is no ring
@@ -99,6 +112,7 @@ static bool kvm_span_ring_tell_lost(struct kvm_span_ring_state *ring)
 bool kvm_span_ring_put(struct kvm_span_watch *watch, const struct span_msg_event *event)
 {
 	struct kvm_span_ring_state *ring = kvm_span_ring_of(watch->member);
+	unsigned int reserve = event->event ? 0 : KVM_SPAN_RING_RESERVE;
 	bool done = false;
 
 	if (!ring) {
@@ -106,8 +120,9 @@ bool kvm_span_ring_put(struct kvm_span_watch *watch, const struct span_msg_event
 		return false;
 	}
 	spin_lock(&ring->lock);
-	kvm_span_ring_tell_lost(ring);
-	if (!ring->lost && kvm_span_ring_room(ring)) {
+	if (kvm_span_ring_room(ring, reserve))
+		kvm_span_ring_tell_lost(ring);
+	if (!ring->lost && kvm_span_ring_room(ring, reserve)) {
 		kvm_span_ring_write(ring, SPAN_MSG_EVENT, event, sizeof(*event));
 		done = true;
 	} else {
@@ -149,36 +164,37 @@ static void kvm_span_ring_malformed(struct kvm_span_ring_state *ring, const char
 	trace_kvm_span_refuse("answer", reason, ring->member->id, -EINVAL);
 }
 
-static void kvm_span_ring_answer(struct kvm_span_ring_state *ring, const struct span_msg *msg)
+/* Returns whether it was an answer that somebody waited for. */
+static bool kvm_span_ring_answer(struct kvm_span_ring_state *ring, const struct span_msg *msg)
 {
 	struct span_msg_answer answer;
 
 	if (le16_to_cpu(msg->type) != SPAN_MSG_ANSWER ||
 	    le16_to_cpu(msg->len) != sizeof(answer)) {
 		kvm_span_ring_malformed(ring, "no answer");
-		return;
+		return false;
 	}
 	memcpy(&answer, msg->payload, sizeof(answer));
 	if (answer.pad) {
 		kvm_span_ring_malformed(ring, "padding");
-		return;
+		return false;
 	}
 	/* What is wrong with it beyond this is counted there. */
-	kvm_span_watch_answer(ring->member, le32_to_cpu(answer.watch),
-			      le64_to_cpu(answer.event), answer.verdict, answer.flags);
+	return !kvm_span_watch_answer(ring->member, le32_to_cpu(answer.watch),
+				      le64_to_cpu(answer.event), answer.verdict, answer.flags);
 }
 
 /*
  * The doorbell rang: take the answers that are there. A run is bounded by the
  * size of the ring, and runs do not overlap; what comes meanwhile has a doorbell
- * of its own, which queues the work again. Ringing without answering costs one
- * look at the head.
+ * of its own, which queues the work again. Ringing without answering is served
+ * once per tick.
  */
 static void kvm_span_ring_drain(struct work_struct *work)
 {
-	struct kvm_span_ring_state *ring = container_of(work, struct kvm_span_ring_state, drain);
+	struct kvm_span_ring_state *ring = container_of(work, struct kvm_span_ring_state, drain.work);
 	struct span_msg msg;
-	bool told;
+	bool told, taken = false;
 	u32 head;
 
 	/* Slots before the head have been written. */
@@ -190,8 +206,9 @@ static void kvm_span_ring_drain(struct work_struct *work)
 	for (; ring->tail != head; ring->tail++) {
 		msg = ring->answers->slot[ring->tail % SPAN_RING_SLOTS];
 		barrier_data(&msg);
-		kvm_span_ring_answer(ring, &msg);
+		taken |= kvm_span_ring_answer(ring, &msg);
 	}
+	WRITE_ONCE(ring->idle, taken ? 0 : ring->idle + 1);
 	/* The slots were read before they are given back. */
 	smp_store_release(&ring->answers->tail, cpu_to_le32(ring->tail));
 
@@ -212,7 +229,8 @@ static int kvm_span_ring_wakeup(wait_queue_entry_t *wait, unsigned int mode, int
 
 	if (key_to_poll(key) & EPOLLIN) {
 		eventfd_ctx_do_read(ring->doorbell, &count);
-		queue_work(kvm_span_wq, &ring->drain);
+		queue_delayed_work(kvm_span_wq, &ring->drain,
+				   READ_ONCE(ring->idle) > KVM_SPAN_RING_IDLE);
 	}
 	return 0;
 }
@@ -247,7 +265,7 @@ static struct kvm_span_ring_state *kvm_span_ring_alloc(struct kvm_span_member *m
 	ring->mm = current->mm;
 	mmgrab(ring->mm);
 	spin_lock_init(&ring->lock);
-	INIT_WORK(&ring->drain, kvm_span_ring_drain);
+	INIT_DELAYED_WORK(&ring->drain, kvm_span_ring_drain);
 	init_waitqueue_func_entry(&ring->wait, kvm_span_ring_wakeup);
 	init_poll_funcptr(&ring->poll, kvm_span_ring_hook);
 	return ring;
@@ -272,7 +290,7 @@ static int kvm_span_ring_publish(struct kvm_span_ring_state *ring, struct file *
 	if (r)
 		goto out;
 	if (doorbell && vfs_poll(doorbell, &ring->poll) & EPOLLIN)
-		queue_work(kvm_span_wq, &ring->drain);
+		queue_delayed_work(kvm_span_wq, &ring->drain, 0);
 	/* The ring is whole before an event finds it. */
 	smp_store_release(&member->ring, ring);
 out:
@@ -394,17 +412,16 @@ void kvm_span_ring_end(struct kvm_span_member *member)
 
 	/* The wait queue is left, nobody queues the work any more. */
 	if (ring)
-		cancel_work_sync(&ring->drain);
+		cancel_delayed_work_sync(&ring->drain);
 	if (bell)
 		eventfd_ctx_put(bell);
 	if (event)
 		eventfd_ctx_put(event);
 }
 
-/* After kvm_span_ring_end(); the member's file is gone, and so is the last mapping. */
+/* With the member: whoever ends the ring has a reference to it, and may be several. */
 void kvm_span_ring_free(struct kvm_span_member *member)
 {
 	if (member->ring)
 		kvm_span_ring_free_state(member->ring);
-	member->ring = NULL;
 }

@@ -15,6 +15,7 @@ struct kvm_page_fault;
 enum kvm_span_emul {
 	KVM_SPAN_EMUL_GO,
 	KVM_SPAN_EMUL_DISCARD,		/* a write: as if it had been done */
+	KVM_SPAN_EMUL_ONES,		/* a read: nothing but ones */
 	KVM_SPAN_EMUL_RETRY,		/* stop, the processor goes on from here */
 	KVM_SPAN_EMUL_FAIL,		/* give the instruction up */
 };

@@ -295,10 +295,11 @@ static int kvm_span_subscribe_piece(struct kvm_span_watch *watch, const struct k
 	if (r)
 		return r;
 	/* The last mode counts; the page was never without one of them. */
-	kvm_span_event_unlift(watch, access, first, pages);
-	if (why == KVM_SPAN_WHY_NOTIFY)
-		kvm_span_event_release(watch, access, first, pages);
 	kvm_span_mask_clear(watch, other, access, first, pages);
+	if (why == KVM_SPAN_WHY_NOTIFY) {
+		kvm_span_event_unlift(watch, access, first, pages);
+		kvm_span_event_release(watch, access, first, pages);
+	}
 	return 0;
 }
 
@@ -307,10 +308,13 @@ static int kvm_span_unsubscribe_piece(struct kvm_span_watch *watch,
 {
 	u32 access = kvm_span_mask_access(arg->access);
 
-	/* What is open for a moment shall not be closed again. */
-	kvm_span_event_unlift(watch, access, first, pages);
 	kvm_span_mask_clear(watch, KVM_SPAN_WHY_BLOCK, access, first, pages);
 	kvm_span_mask_clear(watch, KVM_SPAN_WHY_NOTIFY, access, first, pages);
+	/*
+	 * What is open for a moment shall not be closed again. After the above:
+	 * a vCPU that opens a page now finds nothing to remember.
+	 */
+	kvm_span_event_unlift(watch, access, first, pages);
 	kvm_span_event_release(watch, access, first, pages);
 	if (arg->access & KVM_SPAN_ACCESS_W)
 		kvm_span_log_stop(watch, first, pages);
