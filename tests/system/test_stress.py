@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Everything at once, at random: where the guest runs, who is attached, who watches what."""
+import itertools
+import random
+
+from kvmspan import handover
+from kvmspan.cases import case, check, equal
+from kvmspan.span import Chain, GuestPage, Memory, attached, base_memory, bring, info, settle, take
+from kvmspan.watch import Dirty, Protect, Watch
+
+L1S = ("L1a", "L1b")
+_numbers = itertools.count(0x7e0000001)
+
+
+class Stress:
+    """The model: who is attached, where the guest is, what is watched, and so whether a write arrives."""
+
+    def __init__(self, m, seed):
+        self.m, self.rng = m, random.Random(seed)
+        settle(m)
+        self.base = base_memory(m)
+        self.pages = [GuestPage(m, self.base) for _ in range(4)]
+        self.values = [self.base.number(p.offset) for p in self.pages]
+        self.chain = Chain(m)
+        self.seat, self.attached = "L0", set()
+        self.views = {}        # L1: a mapping of its window
+        self.watches = []      # (L1, page index or None, command, whether writes of others arrive)
+
+    # What may be done now.
+    def operations(self):
+        ops = [(self.guest_writes, 6), (self.l0_writes, 2)]
+        free = [n for n in L1S if n not in self.attached]
+        if free:
+            ops.append((self.attach, 4))
+        if self.attached:
+            ops += [(self.l1_writes, 3), (self.move, 3)]
+            if len(self.watches) < 4:
+                ops.append((self.watch, 6))
+            if [n for n in self.attached if n != self.seat]:
+                ops.append((self.detach, 1))
+        if self.watches:
+            ops.append((self.unwatch, 3))
+        return ops
+
+    def step(self):
+        ops = self.operations()
+        operation = self.rng.choices([o for o, _ in ops], [w for _, w in ops])[0]
+        return operation.__name__ + " " + str(operation())
+
+    def arrives(self, index):
+        return all(lets for _, i, _, lets in self.watches if i == index)
+
+    def written(self, index, number, arrives, what):
+        if arrives:
+            self.values[index] = number
+        page = self.pages[index]
+        want = self.values[index]
+        equal(self.base.number(page.offset), want, f"page {index} in L0 after {what}")
+        for name, v in self.views.items():
+            equal(v.number(page.offset), want, f"page {index} in {name} after {what}")
+        equal(page.tool.number(0), want, f"page {index} in the guest after {what}")
+
+    def guest_writes(self):
+        i, n = self.rng.randrange(len(self.pages)), next(_numbers)
+        equal(self.pages[i].tool.store(0, n), "ok", "the guest's write")
+        self.written(i, n, self.arrives(i), f"a write by the guest on {self.seat}")
+        return i
+
+    def l0_writes(self):
+        """By the controller: goes past every watch."""
+        i, n = self.rng.randrange(len(self.pages)), next(_numbers)
+        equal(self.base.store(self.pages[i].offset, n), "ok", "L0's write")
+        self.written(i, n, True, "a write by L0")
+        return i
+
+    def l1_writes(self):
+        name = self.rng.choice(sorted(self.attached))
+        i, n = self.rng.randrange(len(self.pages)), next(_numbers)
+        self.views[name].store(self.pages[i].offset, n)
+        # Its own subscriptions do not stop it, protections do.
+        lets = all(ok for who, page, w, ok in self.watches
+                   if page == i and (who != name or isinstance(w, Protect)))
+        self.written(i, n, lets, f"a write by {name}")
+        return f"{name} {i}"
+
+    def attach(self):
+        name = self.rng.choice([n for n in L1S if n not in self.attached])
+        bring(self.m, name, "rw")
+        self.attached.add(name)
+        self.views[name] = Memory(self.m[name])
+        return name
+
+    def detach(self):
+        name = self.rng.choice(sorted(n for n in self.attached if n != self.seat))
+        handover.stop_peer(self.m, self.m["guest"], name)
+        self.views.pop(name).close()
+        if self.rng.random() < 0.5:
+            for w in [w for w in self.watches if w[0] == name]:
+                self.end(w)
+        take(self.m, name)
+        for w in [w for w in self.watches if w[0] == name]:
+            w[2].p.wait(60)
+            self.watches.remove(w)
+        self.attached.remove(name)
+        return name
+
+    def move(self):
+        to = self.rng.choice([x for x in ("L0", *sorted(self.attached)) if x != self.seat])
+        self.m.hand_over("guest", to)
+        self.seat = to
+        self.chain.check(f"on {to}")
+        return to
+
+    def watch(self):
+        name = self.rng.choice(sorted(self.attached))
+        i = self.rng.randrange(len(self.pages))
+        page, level = self.pages[i].page, self.m[name]
+        kind = self.rng.choice(["block", "deny", "notify", "protect", "log"])
+        if kind == "protect":
+            w = Protect(level, "r", page)
+        elif kind == "log":
+            w = Dirty(level, 0.2, f"{page}+4")
+            w.next(120)
+        else:
+            w = Watch(level, "--write", page, {"block": "--block", "deny": "--block --answer deny",
+                                               "notify": "--notify"}[kind])
+        self.watches.append((name, i, w, kind not in ("deny", "protect")))
+        return f"{name} {kind} {i}"
+
+    def unwatch(self):
+        w = self.rng.choice(self.watches)
+        self.end(w)
+        return w[0]
+
+    def end(self, w):
+        # With signals of all kinds.
+        if self.rng.random() < 0.5:
+            w[2].abandon()
+        else:
+            w[2].end()
+        self.watches.remove(w)
+
+    def finish(self):
+        for w in list(self.watches):
+            self.end(w)
+        for i in range(len(self.pages)):
+            n = next(_numbers)
+            equal(self.pages[i].tool.store(0, n), "ok", "the guest's write")
+            self.written(i, n, True, "all watches have ended")
+        state = info(self.m)
+        equal((state["watches"], state["pending"]), (0, 0), "watches and waiting accesses that are left")
+        equal(attached(self.m), self.attached, "attached")
+        self.chain.check("at the end")
+        self.chain.stop()
+
+
+@case("event/random-operations", topology="hand-over", tags=("slow",), timeout=1500)
+def random_operations(m, seed=20261121, operations=150):
+    """Hand-over, attach, detach, watches, writes from all sides against a model. Replay: the seed."""
+    s = Stress(m, seed)
+    done = []
+    try:
+        for n in range(operations):
+            done.append(s.step())
+            m.log_line("stress", f"{n} {done[-1]}")
+            if n % 10 == 9:
+                s.chain.check(f"after {n + 1} operations")
+        s.finish()
+    except Exception as e:
+        raise AssertionError(f"seed {seed}, after {done[-8:]}: {e}") from e
+    check(len({d.split()[0] for d in done}) >= 8, "every kind of operation was done")
