@@ -126,19 +126,25 @@ static void kvm_span_log_add(struct kvm_span *span, u64 page,
 /* Put a page that was written into the logs. Any context. */
 void kvm_span_log_written(struct kvm_span *span, u64 page)
 {
-	if (!READ_ONCE(span->armed))
-		return;
 	/* What was written, then the look at armed; pairs with the one of a fetch. */
 	smp_mb();
 	if (kvm_span_log_armed(span, page) && test_and_clear_bit(page, span->armed))
 		kvm_span_log_add(span, page, NULL);
 }
 
-/* For mark_page_dirty_in_slot(): any context, also with interrupts off. */
+/*
+ * For mark_page_dirty_in_slot(): any context, also with interrupts off. KVM marks
+ * pages whose write failed, too (steal time): not those that could not be written.
+ * What a vCPU wrote before its window was taken away is known from the D bits.
+ */
 void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span, gfn_t gfn)
 {
+	const struct kvm_span_member *member = slot->arch.span_member;
 	u64 page = kvm_span_slot_page(slot, gfn);
 
+	if (member && (READ_ONCE(member->state) != KVM_SPAN_JOINED ||
+		       !(member->access & KVM_SPAN_ACCESS_W)))
+		return;
 	kvm_span_log_written(span, page);
 	kvm_span_event_wrote(span, slot, page);
 }
@@ -177,10 +183,12 @@ static void kvm_span_log_disarm(struct kvm_span *span, u64 first, u64 pages)
 	u64 end = first + pages, word = round_down(first, BITS_PER_LONG);
 
 	lockdep_assert_held(&span->fetch_lock);
-	for (; word < end; word += BITS_PER_LONG)
+	for (; word < end; word += BITS_PER_LONG) {
 		atomic_long_and(READ_ONCE(span->logged[word / BITS_PER_LONG]),
 				kvm_span_word(span->armed, word));
-	cond_resched();
+		if (!(word % (1 << 20)))
+			cond_resched();
+	}
 }
 
 static void kvm_span_log_maybe_off(struct kvm_span *span)
@@ -452,18 +460,23 @@ static void kvm_span_harvest(struct kvm_span *span, u64 first, u64 last)
 		kvm_span_harvest_vm(vm->kvm, span, first, last);
 }
 
-/* What vCPUs have in their buffers gets into the logs when they leave the guest. */
+/*
+ * What vCPUs have in their buffers gets into the logs when they leave the guest.
+ * Once a millisecond at most: who fetches all the time must not keep others' vCPUs
+ * from their work.
+ */
 static void kvm_span_log_kick(struct kvm_span *span)
 {
 	struct kvm_span_vm *vm;
-	struct kvm_vcpu *vcpu;
-	unsigned long i;
+	ktime_t now = ktime_get();
 
-	if (!kvm_x86_ops.cpu_dirty_log_size)
+	lockdep_assert_held(&span->fetch_lock);
+	if (!kvm_x86_ops.cpu_dirty_log_size ||
+	    ktime_before(now, ktime_add_ms(span->kicked, 1)))
 		return;
 	kvm_span_for_each_vm(vm, span)
-		kvm_for_each_vcpu(i, vcpu, vm->kvm)
-			kvm_vcpu_kick(vcpu);
+		kvm_make_all_cpus_request(vm->kvm, KVM_REQ_OUTSIDE_GUEST_MODE);
+	span->kicked = now;
 }
 
 static int kvm_span_fetch_check(struct kvm_span *span, const struct kvm_span_log_fetch *arg)
@@ -504,10 +517,10 @@ long kvm_span_log_fetch(struct kvm_span_watch *watch, struct kvm_span_log_fetch 
 	if (!f.ranges)
 		return -ENOMEM;
 
-	kvm_span_log_kick(span);
 	mutex_lock(&span->fetch_lock);
 	/* Published after written and armed. */
 	if (smp_load_acquire(&watch->logging)) {
+		kvm_span_log_kick(span);
 		kvm_span_harvest(span, arg->first, arg->first + arg->pages - 1);
 		kvm_span_fetch_take(watch, &f, arg->first, arg->first + arg->pages);
 		kvm_span_rearm(watch, &f);

@@ -138,6 +138,9 @@ static int kvm_span_watch_need(struct kvm_span_watch *watch, unsigned long **bit
 		r = kvm_span_bitmap_need(span, common);
 	if (!r)
 		r = kvm_span_bitmap_need(span, bitmap);
+	/* Before the first bit; the barrier and the zap are those of the bits. */
+	if (!r)
+		WRITE_ONCE(span->active, true);
 	return r;
 }
 
@@ -267,6 +270,21 @@ void kvm_span_logging_clear(struct kvm_span_watch *watch, u64 first, u64 pages)
 	kvm_span_join_blocks(watch, first, pages);
 }
 
+/* Nobody watches anything any more: the MMU need not ask. */
+static void kvm_span_maybe_idle(struct kvm_span *span)
+{
+	struct kvm_span_watch *watch;
+	int i;
+
+	for (i = 0; i < KVM_SPAN_SPAN_WATCHES; i++) {
+		watch = rcu_dereference_protected(span->watch[i],
+						  lockdep_is_held(&span->control));
+		if (watch && watch->blocks)
+			return;
+	}
+	WRITE_ONCE(span->active, false);
+}
+
 /* Bring every union up to date without the watch. */
 void kvm_span_mask_drop(struct kvm_span_watch *watch)
 {
@@ -293,6 +311,7 @@ void kvm_span_mask_drop(struct kvm_span_watch *watch)
 	}
 	kvm_span_log_dropped(watch);
 	kvm_span_join_blocks(watch, 0, end);
+	kvm_span_maybe_idle(span);
 }
 
 void kvm_span_mask_free(struct kvm_span_watch *watch)
@@ -369,6 +388,30 @@ u32 kvm_span_mask_of(struct kvm_span *span, u64 page, const struct kvm_span_memb
 	return mask;
 }
 
+/* For KVM's own accesses, any context: does anybody protect the page? */
+bool __kvm_span_denies(const struct kvm_memory_slot *slot, struct kvm_span *span,
+		       gfn_t gfn, u32 access)
+{
+	u64 page = kvm_span_slot_page(slot, gfn);
+	struct kvm_span_watch *watch;
+	unsigned long *bits;
+	bool denied = false;
+	int i, a;
+
+	if (!(kvm_span_mask_of(span, page, NULL) & access))
+		return false;
+	rcu_read_lock();
+	for (i = 0; i < KVM_SPAN_SPAN_WATCHES && !denied; i++) {
+		watch = rcu_dereference(span->watch[i]);
+		for (a = 0; watch && a < KVM_SPAN_NR_ACCESS; a++) {
+			bits = READ_ONCE(watch->masked[KVM_SPAN_WHY_PROTECT][a]);
+			denied |= (access & BIT(a)) && bits && test_bit(page, bits);
+		}
+	}
+	rcu_read_unlock();
+	return denied;
+}
+
 /* Must these pages be mapped one by one? */
 bool kvm_span_split(struct kvm_span *span, u64 first, u64 pages)
 {
@@ -396,27 +439,25 @@ int __kvm_span_max_level(const struct kvm_memory_slot *slot, struct kvm_span *sp
 	return PG_LEVEL_2M;
 }
 
-/* What is left of the access after masks. */
-static unsigned int kvm_span_access(const struct kvm_memory_slot *slot,
-				    struct kvm_span *span, const struct kvm_mmu_page *sp,
-				    gfn_t gfn, unsigned int access)
+/*
+ * Take what is masked out of an access; false if no entry may be made of it.
+ * There is none for a page that may not be read, nor where an entry without any
+ * access is not to be told from one that is not present (EPT that knows
+ * execute-only).
+ */
+static bool kvm_span_cut_access(const struct kvm_memory_slot *slot, struct kvm_span *span,
+				const struct kvm_mmu_page *sp, gfn_t gfn,
+				unsigned int *access)
 {
 	u32 mask = kvm_span_mask_of(span, kvm_span_slot_page(slot, gfn),
 				    sp->role.guest_mode ? NULL : slot->arch.span_member);
 
-	if (mask & KVM_SPAN_ACCESS_R)
-		return 0;
-	if (mask & KVM_SPAN_ACCESS_W)
-		access &= ~ACC_WRITE_MASK;
+	if (mask & (KVM_SPAN_ACCESS_W | KVM_SPAN_ACCESS_R))
+		*access &= ~ACC_WRITE_MASK;
 	if (mask & KVM_SPAN_ACCESS_X)
-		access &= ~ACC_EXEC_MASK;
-	return access;
-}
-
-/* Where an entry can be told from one that is not present. */
-static bool kvm_span_presentable(unsigned int access)
-{
-	return access && (access | shadow_present_mask) != SHADOW_NONPRESENT_VALUE;
+		*access &= ~ACC_EXEC_MASK;
+	return !(mask & KVM_SPAN_ACCESS_R) &&
+	       (*access | shadow_present_mask) != SHADOW_NONPRESENT_VALUE;
 }
 
 /*
@@ -427,8 +468,7 @@ bool __kvm_span_hides(const struct kvm_memory_slot *slot, struct kvm_span *span,
 		      const struct kvm_mmu_page *sp, gfn_t gfn, unsigned int access,
 		      bool write)
 {
-	access = kvm_span_access(slot, span, sp, gfn, access);
-	if (!kvm_span_presentable(access))
+	if (!kvm_span_cut_access(slot, span, sp, gfn, &access))
 		return true;
 	if (write && (access & ACC_WRITE_MASK))
 		kvm_span_log_written(span, kvm_span_slot_page(slot, gfn));
@@ -443,11 +483,11 @@ unsigned int __kvm_span_spte_access(const struct kvm_memory_slot *slot,
 				    struct kvm_span *span, const struct kvm_mmu_page *sp,
 				    gfn_t gfn, unsigned int access)
 {
-	unsigned int left = kvm_span_access(slot, span, sp, gfn, access);
+	unsigned int left = access;
 
-	if (!kvm_span_presentable(left))
-		left = kvm_span_presentable(access & ~ACC_WRITE_MASK) ?
-		       access & ~ACC_WRITE_MASK : access;
+	kvm_span_cut_access(slot, span, sp, gfn, &left);
+	if ((left | shadow_present_mask) == SHADOW_NONPRESENT_VALUE)
+		return access;
 	if ((left & ACC_WRITE_MASK) && !kvm_span_log_by_dirty(sp) &&
 	    kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn)))
 		left &= ~ACC_WRITE_MASK;

@@ -109,7 +109,14 @@ static int kvm_span_find(struct kvm *kvm, const struct kvm_memory_slot *slot,
 	r = kvm_span_find_range(kvm->mm, slot->userspace_addr,
 				(u64)slot->npages << PAGE_SHIFT, found);
 	mmap_read_unlock(kvm->mm);
-	return r;
+	if (r || !found->span)
+		return r;
+	/* A mapping of the memfd itself can be longer than the file, bitmaps are not. */
+	if (found->page <= kvm_span_pages(found->span) &&
+	    slot->npages <= kvm_span_pages(found->span) - found->page)
+		return 0;
+	kvm_span_found_put(found);
+	return -EINVAL;
 }
 
 /* The list of VMs. */
@@ -149,15 +156,17 @@ static void kvm_span_vm_request(struct kvm *kvm)
 					       KVM_REQUEST_WAIT);
 }
 
-/* Is the page-modification log to be switched? Under vms_lock. */
+/* Are the vCPUs to look at the page-modification log? Under vms_lock. */
 static bool kvm_span_vm_set_logging(struct kvm_span_vm *vm, bool on)
 {
 	if (vm->logging == on)
 		return false;
 	vm->logging = on;
-	if (on)
-		return atomic_inc_return(&vm->kvm->arch.span.logs) == 1;
-	return atomic_dec_and_test(&vm->kvm->arch.span.logs);
+	if (!on)
+		return atomic_dec_and_test(&vm->kvm->arch.span.logs);
+	/* Also if another span was first: its request may not have been made yet. */
+	atomic_inc(&vm->kvm->arch.span.logs);
+	return true;
 }
 
 /* Under vms_lock. */
@@ -293,7 +302,7 @@ int __kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot)
 
 	r = kvm_span_find(kvm, slot, &found);
 	if (r) {
-		trace_kvm_span_refuse("slot", "partly the memory of a span", 0, r);
+		trace_kvm_span_refuse("slot", "partly the memory of a span, or more", 0, r);
 		return r;
 	}
 	if (!found.span)
@@ -329,8 +338,7 @@ void __kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot)
 
 /*
  * Slots that are there already. slots_lock keeps the slots as they are; vCPUs
- * look at them meanwhile, so what goes with a span comes before it. One of an
- * earlier span of the same memory stays: its fd is closed, it masks nothing.
+ * look at them meanwhile, so what goes with a span comes before it.
  */
 static int kvm_span_bind_present(struct kvm_span *span, struct kvm *kvm,
 				 struct kvm_memory_slot *slot)
@@ -339,7 +347,7 @@ static int kvm_span_bind_present(struct kvm_span *span, struct kvm *kvm,
 	int r;
 
 	if (slot->arch.span)
-		return 0;
+		return slot->arch.span == span || slot->arch.span_member ? 0 : -EBUSY;
 	r = kvm_span_find(kvm, slot, &found);
 	if (r)
 		return r;

@@ -199,8 +199,8 @@ static bool kvm_span_foreign_page(struct kvm *kvm, kvm_pfn_t pfn)
 }
 
 /*
- * The D bit of an entry in a shadow page table is lost, and the entry says
- * nothing about slots: by the page. What the MMU maps stays in the page cache at
+ * The D bit of an entry is lost, and the entry says nothing about slots: by the
+ * page. What the MMU maps stays in the page cache at
  * least until it is unmapped there. Under mmu_lock.
  */
 void __kvm_span_pfn_dirty(kvm_pfn_t pfn)
@@ -430,13 +430,14 @@ static int kvm_span_release(struct inode *inode, struct file *file)
 	struct kvm_span *s = file->private_data;
 	struct kvm *kvm;
 
-	mutex_lock(&kvm_spans_lock);
-	list_del(&s->node);
 	WRITE_ONCE(s->open, false);
-	mutex_unlock(&kvm_spans_lock);
-
 	kvm_span_member_fence_all(s);
 	kvm_span_unbind_vm(s, s->kvm);
+	/* Only now may the memory have another span: the slots are free for it. */
+	mutex_lock(&kvm_spans_lock);
+	list_del(&s->node);
+	mutex_unlock(&kvm_spans_lock);
+
 	kvm = s->kvm;
 	/* Who looks at the base VM's slots does it with the lock held. */
 	spin_lock(&s->lock);
@@ -576,7 +577,8 @@ static int kvm_span_make_fd(struct kvm_span *s)
 	}
 	r = kvm_span_bind_vm(s, s->kvm);
 	if (r) {
-		kvm_span_refuse_create("a memory slot is partly of this memory", r);
+		kvm_span_refuse_create("a memory slot is partly of this memory, or another span's",
+				       r);
 		goto err_file;
 	}
 	trace_kvm_span_create(s->name, s->bytes);

@@ -91,10 +91,12 @@ struct kvm_span {
 	 * armed by atomic operations; readers take no lock.
 	 */
 	spinlock_t mask_lock;		/* irqsave */
+	bool active;			/* a watch exists that has bitmaps; control */
 	unsigned long *mask[KVM_SPAN_NR_ACCESS];
 	unsigned long *logged;
 	unsigned long *armed;
 	struct mutex fetch_lock;	/* one fetch takes bits at a time */
+	ktime_t kicked;			/* vCPUs, by a fetch; fetch_lock */
 
 	spinlock_t vms_lock;
 	struct list_head vms;		/* struct kvm_span_vm, VMs with a bound slot */

@@ -7,6 +7,7 @@
 #define KVM_SPAN_HOOKS_H
 
 #include <linux/kvm_host.h>
+#include "span.h"
 
 struct kvm_mmu_page;
 struct kvm_page_fault;
@@ -46,6 +47,8 @@ bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_s
 				gfn_t gfn);
 bool kvm_span_log_by_dirty(const struct kvm_mmu_page *sp);
 void __kvm_span_pfn_dirty(kvm_pfn_t pfn);
+bool __kvm_span_denies(const struct kvm_memory_slot *slot, struct kvm_span *span,
+		       gfn_t gfn, u32 access);
 
 /* mmu.c */
 bool kvm_span_rmap_dirty(const struct kvm_memory_slot *slot, gfn_t gfn, bool rearm);
@@ -60,6 +63,14 @@ static inline struct kvm_span *kvm_span_of(const struct kvm_memory_slot *slot)
 {
 	/* Pairs with kvm_span_bind_present(). */
 	return slot ? smp_load_acquire(&slot->arch.span) : NULL;
+}
+
+/* The same, but NULL as long as nobody watches anything. */
+static inline struct kvm_span *kvm_span_watched(const struct kvm_memory_slot *slot)
+{
+	struct kvm_span *span = kvm_span_of(slot);
+
+	return unlikely(span) && unlikely(READ_ONCE(span->active)) ? span : NULL;
 }
 
 /* A slot gets its metadata: does it show a span's memory? */
@@ -77,7 +88,7 @@ static inline void kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot 
 static inline int kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t gfn,
 				     int max_level)
 {
-	struct kvm_span *span = kvm_span_of(slot);
+	struct kvm_span *span = kvm_span_watched(slot);
 
 	return likely(!span) ? max_level : __kvm_span_max_level(slot, span, gfn, max_level);
 }
@@ -87,7 +98,7 @@ static inline bool kvm_span_hides(const struct kvm_memory_slot *slot,
 				  const struct kvm_mmu_page *sp, gfn_t gfn,
 				  unsigned int access, bool write)
 {
-	struct kvm_span *span = kvm_span_of(slot);
+	struct kvm_span *span = kvm_span_watched(slot);
 
 	return unlikely(span) && __kvm_span_hides(slot, span, sp, gfn, access, write);
 }
@@ -97,7 +108,7 @@ static inline unsigned int kvm_span_spte_access(const struct kvm_memory_slot *sl
 						const struct kvm_mmu_page *sp, gfn_t gfn,
 						unsigned int access)
 {
-	struct kvm_span *span = kvm_span_of(slot);
+	struct kvm_span *span = kvm_span_watched(slot);
 
 	return likely(!span) ? access : __kvm_span_spte_access(slot, span, sp, gfn, access);
 }
@@ -105,7 +116,7 @@ static inline unsigned int kvm_span_spte_access(const struct kvm_memory_slot *sl
 /* Must a writable entry be made without D, for the next write to be logged? */
 static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	struct kvm_span *span = kvm_span_of(slot);
+	struct kvm_span *span = kvm_span_watched(slot);
 
 	return unlikely(span) && __kvm_span_withholds_dirty(slot, span, gfn);
 }
@@ -113,13 +124,22 @@ static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, 
 /* A page was written: by an entry, by KVM itself, or PML says so. */
 static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	struct kvm_span *span = kvm_span_of(slot);
+	struct kvm_span *span = kvm_span_watched(slot);
 
 	if (unlikely(span))
 		__kvm_span_wrote(slot, span, gfn);
 }
 
-/* The D bit of a shadow page table's entry goes, with the entry or without it. */
+/* Does a watch protect the page from this access, KVM's own included? */
+static inline bool kvm_span_denies(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   u32 access)
+{
+	struct kvm_span *span = kvm_span_watched(slot);
+
+	return unlikely(span) && __kvm_span_denies(slot, span, gfn, access);
+}
+
+/* The D bit of an entry goes, with the entry or without it. */
 static inline void kvm_span_pfn_dirty(kvm_pfn_t pfn, int level)
 {
 	if (unlikely(atomic_read(&kvm_spans_logging)) && level == PG_LEVEL_4K)
@@ -229,6 +249,12 @@ static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, 
 static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn) { }
 
 static inline void kvm_span_pfn_dirty(kvm_pfn_t pfn, int level) { }
+
+static inline bool kvm_span_denies(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   u32 access)
+{
+	return false;
+}
 
 static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 {
