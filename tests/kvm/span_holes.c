@@ -41,7 +41,7 @@ struct reader {
 #define READER(n) { #n, piece_##n, piece_##n##_end }
 
 /* Whatever an instruction is, nothing of a page that may not be read comes out. */
-static void nothing_read(struct tiny_vm *v, const char *who, const uint8_t *at)
+static void nothing_read(struct tiny_vm *v, const char *who, const uint8_t *at, bool protected)
 {
 	static const struct reader readers[] = {
 		READER(load), READER(xadd), READER(cmpxchg), READER(xchg), READER(add_to), READER(movs),
@@ -55,6 +55,9 @@ static void nothing_read(struct tiny_vm *v, const char *who, const uint8_t *at)
 	for (i = 0; i < sizeof(readers) / sizeof(readers[0]); i++) {
 		const struct reader *r = &readers[i];
 
+		/* What KVM reads for an instruction is not asked for, but kept to protection. */
+		if (r->code == piece_outs && !protected)
+			continue;
 		memcpy(before, at, PAGE);
 		memset(v->ram + 0x2000, 0, 16);
 		tiny_prepare(v, r->code, r->end, &(struct tiny_regs){ .ebx = GPA(5), .ecx = 1 });
@@ -95,17 +98,17 @@ static void t_reads(void)
 	CHECK(TINY_RUN(&l1.vm, load, .ebx = GPA(5)) == TINY_DONE && tells(tiny_eax(&l1.vm)), "%#x", tiny_eax(&l1.vm));
 	w = watch_new(s.fd, 0, DENY);
 	MUST(protect(s.fd, w, 0, 5, 1));
-	nothing_read(&g.vm, "guest, protected", g.mem + 5 * PAGE);
-	nothing_read(&l1.vm, "L1, protected", g.mem + 5 * PAGE);
-	nothing_read(&ro.vm, "read-only L1, protected", g.mem + 5 * PAGE);
+	nothing_read(&g.vm, "guest, protected", g.mem + 5 * PAGE, true);
+	nothing_read(&l1.vm, "L1, protected", g.mem + 5 * PAGE, true);
+	nothing_read(&ro.vm, "read-only L1, protected", g.mem + 5 * PAGE, true);
 	/* The same by one who is asked and says no; by default, without a ring. */
 	close(s.fd);
 	munmap(s.answers, KVM_SPAN_RING_BYTES);
 	s.fd = MUST(grant_call(g.span, "none", KVM_SPAN_GRANT_WATCHER, 0, ALL_RIGHTS, 0, NULL));
 	w = watch_new(s.fd, 0, DENY);
 	MUST(subscribe(s.fd, w, ACC_RWX, BLOCK, 5, 1));
-	nothing_read(&g.vm, "guest, denied", g.mem + 5 * PAGE);
-	nothing_read(&l1.vm, "L1, denied", g.mem + 5 * PAGE);
+	nothing_read(&g.vm, "guest, denied", g.mem + 5 * PAGE, false);
+	nothing_read(&l1.vm, "L1, denied", g.mem + 5 * PAGE, false);
 }
 
 /* What KVM writes for a VM that asks for it. */
