@@ -4,14 +4,17 @@
  * and touches them again. Prints "instructions N exits N".
  */
 #define _GNU_SOURCE
-#include "tiny-vm.h"
+#include <x86intrin.h>
+
+#include "tinyvm.h"
 
 int main(int argc, char **argv)
 {
 	uint32_t pages = argc > 1 ? strtoul(argv[1], NULL, 0) : 0;
 	uint64_t bytes = (uint64_t)pages * 4096, t = __rdtsc();
-	struct tiny_vm vm = tiny_vm_create();
+	struct tiny_vm vm;
 	void *p;
+	int i;
 
 	if (!pages) {
 		fprintf(stderr, "usage: plain-vm PAGES\n");
@@ -19,10 +22,11 @@ int main(int argc, char **argv)
 	}
 	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	MUST(madvise(p, bytes, MADV_NOHUGEPAGE));
-	tiny_vm_map(&vm, p, bytes);
-	tiny_vm_touch(&vm, pages);
-	tiny_vm_touch(&vm, pages);
+	tiny_init_with(&vm, 0);
+	MUST(tiny_slot(&vm, 1, WINDOW_GPA, p, bytes, 0));
+	for (i = 0; i < 2; i++)
+		MUST(TINY_RUN(&vm, touch, .ebx = WINDOW_GPA, .ecx = pages) == TINY_DONE ? 0 : -1);
 	printf("instructions %llu exits %llu\n", (unsigned long long)(__rdtsc() - t),
-	       (unsigned long long)tiny_vm_exits(&vm));
+	       (unsigned long long)tiny_stat(vm.vcpu, "exits"));
 	return 0;
 }

@@ -10,15 +10,17 @@
  * All pages of the guest exist before, so that allocating them is in neither.
  */
 #define _GNU_SOURCE
-#include "tiny-vm.h"
 #include <linux/kvm_span.h>
+#include <x86intrin.h>
+
+#include "tinyvm.h"
 
 static uint64_t attach(int span, const char *name, struct tiny_vm *vm, uint64_t bytes)
 {
 	struct kvm_span_grant g = {
 		.size = sizeof(g), .access = KVM_SPAN_ACCESS_R | KVM_SPAN_ACCESS_W,
 	};
-	struct kvm_span_join j = { .size = sizeof(j), .vm_fd = vm->fd };
+	struct kvm_span_join j = { .size = sizeof(j), .vm_fd = vm->vm };
 	uint64_t t = __rdtsc();
 	void *p;
 	int fd;
@@ -28,7 +30,7 @@ static uint64_t attach(int span, const char *name, struct tiny_vm *vm, uint64_t 
 	MUST(ioctl(fd, KVM_SPAN_JOIN, &j));
 	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	MUST(p == MAP_FAILED ? -1 : 0);
-	tiny_vm_map(vm, p, bytes);
+	MUST(tiny_slot(vm, 1, WINDOW_GPA, p, bytes, 0));
 	return __rdtsc() - t;
 }
 
@@ -36,7 +38,7 @@ int main(int argc, char **argv)
 {
 	uint64_t bytes = (argc > 1 ? strtoull(argv[1], NULL, 0) : 0) << 20, t, eager, exits;
 	struct kvm_span_create c = { .size = sizeof(c), .name = "bench" };
-	struct tiny_vm guest = tiny_vm_create(), lazy = tiny_vm_create(), each = tiny_vm_create();
+	struct tiny_vm guest, lazy, each;
 	int span;
 
 	if (!bytes) {
@@ -44,7 +46,10 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	c.memfd = MUST(memfd_create("guest", MFD_ALLOW_SEALING));
-	c.vm_fd = guest.fd;
+	tiny_init_with(&guest, 0);
+	tiny_init_with(&lazy, 0);
+	tiny_init_with(&each, 0);
+	c.vm_fd = guest.vm;
 	MUST(ftruncate(c.memfd, bytes));
 	MUST(fcntl(c.memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
 	MUST(fallocate(c.memfd, 0, 0, bytes));
@@ -53,11 +58,11 @@ int main(int argc, char **argv)
 	printf("attach %llu\n", (unsigned long long)attach(span, "lazy", &lazy, bytes));
 
 	eager = attach(span, "each", &each, bytes);
-	exits = tiny_vm_exits(&each);
+	exits = tiny_stat(each.vcpu, "exits");
 	t = __rdtsc();
-	tiny_vm_touch(&each, bytes / 4096);
+	MUST(TINY_RUN(&each, touch, .ebx = WINDOW_GPA, .ecx = bytes / 4096) == TINY_DONE ? 0 : -1);
 	eager += __rdtsc() - t;
-	exits = tiny_vm_exits(&each) - exits;
+	exits = tiny_stat(each.vcpu, "exits") - exits;
 	printf("eager %llu\nexits %llu\n", (unsigned long long)eager, (unsigned long long)exits);
 	return 0;
 }
