@@ -27,7 +27,7 @@ def there_and_back(m, route):
     page = GuestPage(m, base)
     kernel = m["guest"].sh("uname -rv")
     for name in sorted({r for r in route if r != "L0"}):
-        bring(m, name, "rw")
+        bring(m, name, "rw", rights=[])
     views = {"L0": base, "L1a": Memory(m["L1a"])}
     chain = Chain(m)
     before = uptime(m)
@@ -74,7 +74,7 @@ def peer_writes_nothing(m):
     """A QEMU in an L1 that starts, waits and ends changes no byte of the guest's memory."""
     settle(m)
     base = base_memory(m)
-    bring(m, "L1a", "rw")
+    bring(m, "L1a", "rw", rights=[])
     page = GuestPage(m, base)
     m.qmp("guest", "stop")
     try:
@@ -106,7 +106,7 @@ def refused(m):
     else:
         raise AssertionError("handed over to an L1 that has not the memory")
     chain.check("after a move that could not begin")
-    bring(m, "L1a", "rw")
+    bring(m, "L1a", "rw", rights=[])
     peer = handover.start_peer(m, m["guest"], "L1a")
     m["L1a"].run(f"kill -9 {peer.pid}")
     try:

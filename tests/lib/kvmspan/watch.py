@@ -50,6 +50,13 @@ class Following:
         return self.all()
 
 
+    def abandon(self):
+        """Kill it, also where it waits for an answer on its terminal; its watch is gone afterwards."""
+        self.p.kill()
+        self.level.machine.pump(lambda: self.p.over, 60, f"the end of {self.command}")
+        self.p.wait()
+
+
 class Watch(Following):
     """Follows accesses; ready when the subscription is in force."""
 
