@@ -881,23 +881,43 @@ static void kvm_span_count_fault(struct kvm_span_events *ev, u8 source)
  * The page that L0 itself maps at the guest's address. span->lock keeps the
  * base VM: it is dropped with the lock held.
  */
-static bool kvm_span_base_page(struct kvm_span *span, gfn_t gfn, u64 *page)
+static void kvm_span_learn_base(struct kvm_span *span, struct kvm_vcpu *vcpu, gfn_t gfn)
 {
-	struct kvm_memory_slot *slot;
-	bool found = false;
+	struct kvm_memory_slot *slot = NULL;
 	int idx;
+
+	vcpu->span.base_of = span;
+	vcpu->span.base_layout = atomic_read(&kvm_span_layout);
+	/* As of now or a little earlier: it is only for finding mistakes. */
+	vcpu->span.base_gfn = gfn;
+	vcpu->span.base_pages = 1;
+	vcpu->span.base_ram = false;
 
 	spin_lock(&span->lock);
 	if (span->kvm) {
 		idx = srcu_read_lock(&span->kvm->srcu);
 		slot = gfn_to_memslot(span->kvm, gfn);
-		found = slot && slot->arch.span == span;
-		if (found)
-			*page = kvm_span_slot_page(slot, gfn);
+		if (slot && slot->arch.span == span) {
+			vcpu->span.base_gfn = slot->base_gfn;
+			vcpu->span.base_pages = slot->npages;
+			vcpu->span.base_page = slot->arch.span_page;
+			vcpu->span.base_ram = true;
+		}
 		srcu_read_unlock(&span->kvm->srcu, idx);
 	}
 	spin_unlock(&span->lock);
-	return found;
+}
+
+/* The vCPU remembers the slot: guests touch their memory in few of them. */
+static bool kvm_span_base_page(struct kvm_span *span, struct kvm_vcpu *vcpu, gfn_t gfn,
+			       u64 *page)
+{
+	if (unlikely(vcpu->span.base_of != span ||
+		     vcpu->span.base_layout != atomic_read(&kvm_span_layout) ||
+		     gfn - vcpu->span.base_gfn >= vcpu->span.base_pages))
+		kvm_span_learn_base(span, vcpu, gfn);
+	*page = vcpu->span.base_page + (gfn - vcpu->span.base_gfn);
+	return vcpu->span.base_ram;
 }
 
 /*
@@ -910,7 +930,7 @@ static void kvm_span_check_remap(struct kvm_span *span, struct kvm_vcpu *vcpu, g
 {
 	u64 base_page;
 
-	if (likely(!kvm_span_base_page(span, guest_gfn, &base_page) || base_page == page))
+	if (likely(!kvm_span_base_page(span, vcpu, guest_gfn, &base_page) || base_page == page))
 		return;
 	atomic64_inc(&span->events->remaps);
 	trace_kvm_span_remap(kvm_span_member_remapped(span, vcpu->kvm), guest_gfn, page,
@@ -987,7 +1007,8 @@ int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 		WRITE_ONCE(vcpu->span.wake, false);
 	}
 	if (likely(hlist_empty(&vcpu->span.entries) &&
-		   !(kvm_span_mask_of(span, page, NULL) & kvm_span_need(access))))
+		   (!READ_ONCE(span->active) ||
+		    !(kvm_span_mask_of(span, page, NULL) & kvm_span_need(access)))))
 		return RET_PF_CONTINUE;
 	return kvm_span_slow_fault(vcpu, fault, access);
 }

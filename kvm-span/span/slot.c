@@ -17,6 +17,8 @@
 #include "span_hooks.h"
 #include "trace.h"
 
+atomic_t kvm_span_layout = ATOMIC_INIT(0);
+
 /* What the mapping at an address shows. */
 struct kvm_span_found {
 	struct kvm_span *span;		/* with a reference, or NULL */
@@ -315,6 +317,7 @@ int __kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot)
 	slot->arch.span_page = found.page;
 	slot->arch.span_member = found.member;
 	slot->arch.span = found.span;
+	atomic_inc(&kvm_span_layout);
 	trace_kvm_span_bind(found.span->name, found.member ? found.member->id : 0,
 			    slot->base_gfn, slot->npages, found.page, true);
 	return 0;
@@ -332,6 +335,7 @@ void __kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot)
 			    slot->base_gfn, slot->npages, slot->arch.span_page, false);
 	slot->arch.span = NULL;
 	slot->arch.span_member = NULL;
+	atomic_inc(&kvm_span_layout);
 	kvm_span_vm_del(found.span, kvm);
 	kvm_span_found_put(&found);
 }
@@ -363,6 +367,7 @@ static int kvm_span_bind_present(struct kvm_span *span, struct kvm *kvm,
 	slot->arch.span_page = found.page;
 	/* Pairs with kvm_span_of(). The reference is the slot's now. */
 	smp_store_release(&slot->arch.span, found.span);
+	atomic_inc(&kvm_span_layout);
 	trace_kvm_span_bind(span->name, 0, slot->base_gfn, slot->npages, found.page, true);
 	return 0;
 }
@@ -402,6 +407,7 @@ void kvm_span_unbind_vm(struct kvm_span *span, struct kvm *kvm)
 			if (slot->arch.span != span || slot->arch.span_member)
 				continue;
 			WRITE_ONCE(slot->arch.span, NULL);
+			atomic_inc(&kvm_span_layout);
 			trace_kvm_span_bind(span->name, 0, slot->base_gfn, slot->npages,
 					    slot->arch.span_page, false);
 			n++;

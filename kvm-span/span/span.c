@@ -48,6 +48,12 @@ static DEFINE_SPINLOCK(kvm_spans_alive_lock);
 atomic_t kvm_spans_nr = ATOMIC_INIT(0);
 static atomic_t kvm_spans_ended = ATOMIC_INIT(0);
 
+/*
+ * Counts the spans as kvm_spans_nr does, and so covers every slot that refers to
+ * one. Switched off with a delay: it is slow, and a span may end under locks.
+ */
+DEFINE_STATIC_KEY_DEFERRED_FALSE(kvm_span_any, HZ);
+
 /* How many of them have logs. */
 atomic_t kvm_spans_logging = ATOMIC_INIT(0);
 
@@ -135,6 +141,7 @@ static void kvm_span_free(struct kref *ref)
 	atomic_dec(&kvm_spans_nr);
 	spin_unlock(&kvm_spans_alive_lock);
 
+	static_branch_slow_dec_deferred(&kvm_span_any);
 	kvm_span_event_exit(s);
 	kvm_span_mask_exit(s);
 	fput(s->memfd);
@@ -144,6 +151,8 @@ static void kvm_span_free(struct kref *ref)
 
 static void kvm_span_list_alive(struct kvm_span *s)
 {
+	/* Before a slot can be bound. May sleep. */
+	static_branch_inc(&kvm_span_any.key);
 	spin_lock(&kvm_spans_alive_lock);
 	hash_add_rcu(kvm_spans_alive, &s->alive, (unsigned long)s->mapping);
 	atomic_inc(&kvm_spans_nr);
@@ -706,4 +715,5 @@ void __exit kvm_span_exit(void)
 		return;
 	misc_deregister(&kvm_span_dev);
 	destroy_workqueue(kvm_span_wq);
+	static_key_deferred_flush(&kvm_span_any);
 }

@@ -6,6 +6,7 @@
 #ifndef KVM_SPAN_HOOKS_H
 #define KVM_SPAN_HOOKS_H
 
+#include <linux/jump_label_ratelimit.h>
 #include <linux/kvm_host.h>
 #include "span.h"
 
@@ -30,6 +31,8 @@ bool __kvm_span_fenced(struct kvm *kvm, unsigned long hva);
 kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn);
 int kvm_span_pause(struct kvm_vcpu *vcpu);
 
+/* On while there is a span: without one, most hooks are a no-op instruction. */
+extern struct static_key_false_deferred kvm_span_any;
 extern atomic_t kvm_spans_nr;
 extern atomic_t kvm_spans_logging;
 
@@ -61,6 +64,8 @@ void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span,
  */
 static inline struct kvm_span *kvm_span_of(const struct kvm_memory_slot *slot)
 {
+	if (!static_branch_unlikely(&kvm_span_any.key))
+		return NULL;
 	/* Pairs with kvm_span_bind_present(). */
 	return slot ? smp_load_acquire(&slot->arch.span) : NULL;
 }
@@ -81,7 +86,7 @@ static inline int kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *sl
 
 static inline void kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
-	if (unlikely(slot->arch.span))
+	if (unlikely(kvm_span_of(slot)))
 		__kvm_span_slot_unbind(kvm, slot);
 }
 
@@ -142,7 +147,8 @@ static inline bool kvm_span_denies(const struct kvm_memory_slot *slot, gfn_t gfn
 /* The D bit of an entry goes, with the entry or without it. */
 static inline void kvm_span_pfn_dirty(kvm_pfn_t pfn, int level)
 {
-	if (unlikely(atomic_read(&kvm_spans_logging)) && level == PG_LEVEL_4K)
+	if (static_branch_unlikely(&kvm_span_any.key) &&
+	    atomic_read(&kvm_spans_logging) && level == PG_LEVEL_4K)
 		__kvm_span_pfn_dirty(pfn);
 }
 
@@ -176,8 +182,8 @@ void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu);
 static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa,
 						   bool write)
 {
-	return likely(!atomic_read(&kvm_spans_nr)) ? KVM_SPAN_EMUL_GO :
-						     __kvm_span_emulated(vcpu, gpa, write);
+	return static_branch_unlikely(&kvm_span_any.key) ?
+	       __kvm_span_emulated(vcpu, gpa, write) : KVM_SPAN_EMUL_GO;
 }
 
 /* Must a write over the end of a page be given up? */
@@ -207,7 +213,8 @@ static inline void kvm_span_pml(struct kvm_vcpu *vcpu, bool begin)
 static inline bool kvm_span_fenced(struct kvm *kvm, struct kvm_memory_slot *slot,
 				   gfn_t gfn)
 {
-	if (likely(!atomic_read(&kvm->arch.span.fenced)))
+	if (!static_branch_unlikely(&kvm_span_any.key) ||
+	    likely(!atomic_read(&kvm->arch.span.fenced)))
 		return false;
 	return __kvm_span_fenced(kvm, __gfn_to_hva_memslot(slot, gfn));
 }

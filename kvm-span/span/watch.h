@@ -100,6 +100,9 @@ struct kvm_span_vm {
 	struct kvm_span *span;		/* of that work */
 };
 
+/* slot.c: another number after any slot of any span came or went */
+extern atomic_t kvm_span_layout;
+
 /*
  * slot.c. zap: takes the pages out of the EPTs of all VMs and returns when no
  * TLB has them any more. next: the walk over the VMs; each is referenced until
