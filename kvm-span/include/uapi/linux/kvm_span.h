@@ -47,7 +47,7 @@
 #define KVM_SPAN_FEATURE_WATCH	(1ull << 1)	/* watches: events and protection */
 #define KVM_SPAN_FEATURE_LOG	(1ull << 2)	/* watches: logs of written pages */
 #define KVM_SPAN_FEATURE_PML	(1ull << 3)	/* ... by PML for guests of L0 */
-#define KVM_SPAN_FEATURE_NESTED_PML (1ull << 4)	/* ... and for nested guests */
+#define KVM_SPAN_FEATURE_NESTED_PML (1ull << 4)	/* ... by D bits for nested guests */
 
 /* What a member may do with watches. */
 #define KVM_SPAN_RIGHT_NOTIFY	(1u << 0)	/* be told of accesses */
