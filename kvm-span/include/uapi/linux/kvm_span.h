@@ -48,12 +48,17 @@
 #define KVM_SPAN_FEATURE_LOG	(1ull << 2)	/* watches: logs of written pages */
 #define KVM_SPAN_FEATURE_PML	(1ull << 3)	/* ... by PML for guests of L0 */
 #define KVM_SPAN_FEATURE_NESTED_PML (1ull << 4)	/* ... by D bits for nested guests */
+#define KVM_SPAN_FEATURE_CHANNEL (1ull << 5)	/* a byte stream to each member's L1 */
+#define KVM_SPAN_FEATURE_VCPU	(1ull << 6)	/* vCPUs of the guest on members */
 
 /* What a member may do with watches. */
 #define KVM_SPAN_RIGHT_NOTIFY	(1u << 0)	/* be told of accesses */
 #define KVM_SPAN_RIGHT_BLOCK	(1u << 1)	/* and let them wait for an answer */
 #define KVM_SPAN_RIGHT_DENY	(1u << 2)	/* answer "no"; protect */
 #define KVM_SPAN_RIGHT_LOG	(1u << 3)	/* ask which pages were written */
+
+/* What else a member may do. */
+#define KVM_SPAN_RIGHT_VCPU	(1u << 4)	/* own vCPUs of the guest; has a channel */
 
 #define KVM_SPAN_MAX_WATCHES	8	/* of one member */
 #define KVM_SPAN_DEADLINE_MIN	1000u		/* microseconds */
@@ -146,7 +151,16 @@ struct kvm_span_member_info {
 	__u64 faults;		/* out: page faults served */
 	__u64 refused;		/* out: faults and calls refused */
 	__u8 name[KVM_SPAN_NAME_LEN];	/* out */
+	/* Second version. */
+	__s64 tsc_offset;	/* out: TSC of its VM minus TSC of the host */
+	__u64 vcpus;		/* out: bit n: it owns vCPU n of the guest */
+	__u64 irqs_to_l1;	/* out: interrupts posted to its L1 */
+	__u64 irqs_to_l0;	/* out: interrupts its L1 posted */
+	__u32 tsc_flags;	/* out: KVM_SPAN_TSC_* */
+	__u32 pad;
 };
+
+#define KVM_SPAN_TSC_VALID	(1u << 0)	/* one offset for all its vCPUs, no scaling */
 
 /*
  * KVM_SPAN_JOIN, on a member fd, once: bind the capability to a VM of the
@@ -362,6 +376,88 @@ struct kvm_span_written {
 };
 
 /*
+ * KVM_SPAN_SHARE, on a member fd that joined and has KVM_SPAN_RIGHT_VCPU, once:
+ * the pages that its L1 shares with us. mmap() of the member fd at
+ * KVM_SPAN_SHARE_OFFSET with SPAN_SHARE_BYTES (MAP_SHARED, by the process that
+ * made it) shows them; their layout is told in <linux/span_port.h>. event_fd is
+ * signalled when something was put in for the L1.
+ *
+ * KVM_SPAN_DOORBELL, on the same fd: a 4-byte write by the member's VM to gpa,
+ * in any of its vCPUs, tells the kernel to look into the pages. The write is
+ * consumed by the kernel. One doorbell per member; flags 0 sets or moves it,
+ * KVM_SPAN_DOORBELL_REMOVE takes it away.
+ */
+#define KVM_SPAN_SHARE_OFFSET	(1ull << 43)
+
+struct kvm_span_share {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__s32 event_fd;
+	__u32 pad;		/* 0 */
+};
+
+#define KVM_SPAN_DOORBELL_REMOVE (1u << 0)
+
+struct kvm_span_doorbell {
+	__u32 size;
+	__u32 flags;		/* KVM_SPAN_DOORBELL_* */
+	__u64 gpa;		/* 4-byte aligned */
+};
+
+/*
+ * KVM_SPAN_CHANNEL, on a span fd: our end of the byte stream to a member's L1;
+ * returns a file descriptor (O_CLOEXEC) for read(), write() and poll(), at most
+ * one per member at a time (EBUSY). What is written comes out of the L1's
+ * channel descriptor (<linux/span_port.h>), and the other way round. Nothing is
+ * lost or repeated as long as both ends are open; each open of either end
+ * starts a new stream and ends the old one. EOF and EPIPE when the other end
+ * was closed, started anew, or the member was revoked; indices in the shared
+ * pages that cannot be are EPROTO, for good.
+ */
+struct kvm_span_channel {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 member;
+	__u32 pad;		/* 0 */
+};
+
+/*
+ * Ownership of vCPUs. Each vCPU of the guest has one owner. An interrupt for a
+ * vCPU that is not here is posted to its owner in the kernel.
+ *
+ * KVM_SPAN_SET_VCPU, on a span fd. vcpu is the KVM vCPU id (the APIC id on x86,
+ * below SPAN_MAX_VCPUS), owner a member id, 0 for this host, or
+ * KVM_SPAN_VCPU_NOBODY: from then on what comes for it is kept for its next
+ * owner. Ownership changes only from an owner to nobody and from nobody to an
+ * owner (EBUSY otherwise; the same again is 0). KVM_RUN of a vCPU of the guest's
+ * VM that is not owned by this host gives EBUSY. When the call to take a vCPU
+ * away from this host returns, the vCPU is not in KVM_RUN (EAGAIN if it does
+ * not leave within 100 ms). A revoked member's vCPUs are nobody's.
+ *
+ * KVM_SPAN_RELAY, on /dev/kvm-span of an L1: joins the VM that controls the
+ * guest there to the port; port_fd is a /dev/spanN with a channel. Returns a relay
+ * fd: on it, KVM_SPAN_SET_VCPU with owner 0 (runs here) or
+ * KVM_SPAN_VCPU_ELSEWHERE. At first all are elsewhere, also those made later.
+ * Closing it makes all vCPUs local again.
+ */
+#define KVM_SPAN_VCPU_NOBODY	0xffffffffu
+#define KVM_SPAN_VCPU_ELSEWHERE	0xfffffffeu
+
+struct kvm_span_vcpu {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 vcpu;
+	__u32 owner;
+};
+
+struct kvm_span_relay {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__s32 vm_fd;
+	__s32 port_fd;
+};
+
+/*
  * read() on a span fd returns whole events, EAGAIN when there is none and the
  * fd is non-blocking. At most one event per member and type is pending.
  */
@@ -401,5 +497,10 @@ struct kvm_span_event {
 #define KVM_SPAN_LOG_FETCH	_IOWR(KVM_SPAN_IO, 0x0e, struct kvm_span_log_fetch)
 #define KVM_SPAN_GET_WATCH	_IOWR(KVM_SPAN_IO, 0x0f, struct kvm_span_watch_info)
 #define KVM_SPAN_WRITTEN	_IOW(KVM_SPAN_IO, 0x10, struct kvm_span_written)
+#define KVM_SPAN_SHARE		_IOW(KVM_SPAN_IO, 0x11, struct kvm_span_share)
+#define KVM_SPAN_DOORBELL	_IOW(KVM_SPAN_IO, 0x12, struct kvm_span_doorbell)
+#define KVM_SPAN_CHANNEL	_IOW(KVM_SPAN_IO, 0x13, struct kvm_span_channel)
+#define KVM_SPAN_SET_VCPU	_IOW(KVM_SPAN_IO, 0x14, struct kvm_span_vcpu)
+#define KVM_SPAN_RELAY		_IOW(KVM_SPAN_IO, 0x15, struct kvm_span_relay)
 
 #endif /* _UAPI_LINUX_KVM_SPAN_H */

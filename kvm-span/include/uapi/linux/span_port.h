@@ -43,6 +43,7 @@
 #define SPAN_REG_DOORBELL	0x28	/* W: any value: look at the to-L0 ring */
 #define SPAN_REG_ARGUMENT	0x2c	/* RW: of the next command */
 #define SPAN_REG_ANSWER		0x30	/* W: any value: look at the ring of answers */
+#define SPAN_REG_SHARE		0x34	/* W: any value: look into the shared pages */
 #define SPAN_REG_NAME		0x40	/* R: guest's name, SPAN_NAME_LEN bytes */
 
 #define SPAN_PORT_MAGIC		0x4e415053	/* "SPAN" */
@@ -52,11 +53,13 @@
 #define SPAN_PORT_F_WINDOW	(1u << 0)
 #define SPAN_PORT_F_RING	(1u << 1)
 #define SPAN_PORT_F_WATCH	(1u << 2)	/* BAR 5, vector 2, SPAN_MSG_WATCH_* */
+#define SPAN_PORT_F_SHARE	(1u << 3)	/* shared pages in BAR 5, vector 3 */
 
 #define SPAN_STATUS_ATTACHED	(1u << 0)	/* the window holds a guest */
 #define SPAN_STATUS_READONLY	(1u << 1)	/* writes are discarded by L0 */
 #define SPAN_STATUS_DETACHING	(1u << 2)	/* unmap, then SPAN_CMD_DETACH_ACK */
 #define SPAN_STATUS_WATCH	(1u << 3)	/* this attachment may have watches */
+#define SPAN_STATUS_SHARE	(1u << 4)	/* it may own vCPUs: the shared pages are there */
 
 #define SPAN_EVENT_STATE	(1u << 0)	/* STATUS or GENERATION changed */
 #define SPAN_EVENT_RING		(1u << 1)	/* a message is in the to-L1 ring */
@@ -72,6 +75,7 @@
 #define SPAN_VECTOR_STATE	0
 #define SPAN_VECTOR_RING	1
 #define SPAN_VECTOR_WATCH	2	/* a message is in the ring of events */
+#define SPAN_VECTOR_SHARE	3	/* something is in the shared pages */
 #define SPAN_VECTORS		3
 
 /*
@@ -227,6 +231,74 @@ struct span_log_range {
 #define SPAN_LOG_MAX_RANGES	(SPAN_WATCH_DATA_BYTES / 16)
 
 /*
+ * Shared pages: BAR 5 at SPAN_SHARE_OFFSET, while SPAN_STATUS_SHARE is set. L0's
+ * end is its kernel. Writing SPAN_REG_SHARE tells L0 to look, interrupt
+ * SPAN_VECTOR_SHARE tells the L1.
+ *
+ * Posts are interrupts for vCPUs that the other side has, or can reach: a set
+ * of bits per vCPU, as in a posted-interrupt descriptor (SDM 3, 30.6), that
+ * cannot overflow. The sender sets bits in irr[] (and level[] when it is level-
+ * triggered, before the bit in irr[]) or event, then the vCPU's bit in pending,
+ * each atomically, and rings if that was clear. The receiver takes pending,
+ * then the words, each by an atomic exchange with 0. It believes nothing: a bit
+ * for a vCPU that the sender has no business with is thrown away and counted.
+ *
+ * Streams are bytes: head counts what was put in, tail what was taken out, both
+ * modulo 2^32; head - tail is at most SPAN_STREAM_BYTES. The number in start is
+ * chosen by the end that opens; see KVM_SPAN_CHANNEL.
+ */
+#define SPAN_SHARE_OFFSET	0x40000
+#define SPAN_SHARE_BYTES	0x30000
+#define SPAN_POSTS_TO_L0	0x00000		/* struct span_posts, below */
+#define SPAN_POSTS_TO_L1	0x04000
+#define SPAN_STREAM_TO_L0	0x08000		/* struct span_stream */
+#define SPAN_STREAM_TO_L1	0x09000
+#define SPAN_BYTES_TO_L0	0x10000		/* SPAN_STREAM_BYTES of data */
+#define SPAN_BYTES_TO_L1	0x20000
+#define SPAN_STREAM_BYTES	0x10000
+
+#define SPAN_MAX_VCPUS		64
+
+#define SPAN_POST_NMI		(1u << 0)
+#define SPAN_POST_SMI		(1u << 1)
+#define SPAN_POST_INIT		(1u << 2)
+#define SPAN_POST_SIPI		(1u << 3)	/* after INIT, if both; sipi_vector */
+#define SPAN_POST_EXTINT	(1u << 4)
+#define SPAN_POST_KICK		(1u << 5)	/* KVM_HC_KICK_CPU */
+#define SPAN_POST_APIC		(1u << 6)	/* apic, ldr, dfr, spiv are new */
+
+#define SPAN_APIC_ENABLED	(1u << 0)
+#define SPAN_APIC_X2APIC	(1u << 1)
+#define SPAN_APIC_ANSWERED	(1u << 2)	/* set by a receiver that has them */
+
+struct span_post {
+	__le64 irr[4];
+	__le64 level[4];
+	__le32 event;		/* SPAN_POST_* */
+	__le32 sipi_vector;
+	__le32 apic;		/* SPAN_APIC_*: how others address this vCPU */
+	__le32 ldr;
+	__le32 dfr;
+	__le32 spiv;
+	__u8 pad[40];
+};
+
+struct span_posts {
+	__le64 pending;		/* bit n: look at vcpu[n] */
+	__u8 pad[120];
+	struct span_post vcpu[SPAN_MAX_VCPUS];
+};
+
+struct span_stream {
+	__le32 head;		/* written by the producer */
+	__le32 start;		/* by the producer: nonzero while its end is open */
+	__u8 pad0[56];
+	__le32 tail;		/* written by the consumer */
+	__le32 seen;		/* by the consumer: the start it reads from */
+	__u8 pad1[56];
+};
+
+/*
  * /dev/spanN in the L1. mmap(MAP_SHARED) maps the window at the guest's memory
  * offsets, write-back cached, in 2 MiB pages where alignment allows; PROT_WRITE
  * needs an attachment with write access (EACCES). read(), write() and llseek()
@@ -361,6 +433,19 @@ struct span_watch_info {
 	__u64 fetched;
 };
 
+/*
+ * SPAN_PORT_CHANNEL on /dev/spanN: the L1's end of the byte stream to the guest's
+ * controller on L0; returns a descriptor (close-on-exec) for read(), write() and
+ * poll(), at most one at a time (EBUSY). EACCES when the attachment has no
+ * SPAN_STATUS_SHARE. EOF and EPIPE when the other end was closed or started anew,
+ * ENODEV when the attachment is over.
+ */
+struct span_port_channel {
+	__u32 size;
+	__u32 flags;		/* 0 */
+};
+
+#define SPAN_PORT_CHANNEL	_IOW(SPAN_PORT_IO, 0x04, struct span_port_channel)
 #define SPAN_PORT_WATCH		_IOW(SPAN_PORT_IO, 0x03, struct span_port_watch)
 #define SPAN_WATCH_SUBSCRIBE	_IOW(SPAN_PORT_IO, 0x10, struct span_watch_range)
 #define SPAN_WATCH_UNSUBSCRIBE	_IOW(SPAN_PORT_IO, 0x11, struct span_watch_range)
