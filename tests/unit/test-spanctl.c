@@ -5,20 +5,13 @@
  * knows are tested in an L1 (tests/kvm/span_port_dev.c).
  */
 #define KTAP_DEADLINE 60
-#include <ktap.h>
+#include "spanctl-run.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-
-int spanctl_main(int argc, char **argv);
-#define main spanctl_main
-#include "../../guest-tools/spanctl.c"
-#undef main
 
 static char window[32];		/* path of a file of two MiB and a page */
 static int window_fd;
-static char output[65536];
 
 #define WINDOW_BYTES (2 * 1024 * 1024 + 4096)
 
@@ -28,43 +21,6 @@ static void make_window(void)
 	MUST(ftruncate(window_fd, WINDOW_BYTES));
 	snprintf(window, sizeof(window), "/proc/self/fd/%d", window_fd);
 }
-
-/* Run it with standard output and error in @output; gives the exit status. */
-static int spanctl(const char *first, ...)
-{
-	char *argv[16] = { "spanctl", (char *)first };
-	int argc = 2, out, old1, old2, status;
-	ssize_t n;
-	va_list ap;
-
-	va_start(ap, first);
-	while ((argv[argc] = va_arg(ap, char *)))
-		argc++;
-	va_end(ap);
-	out = MUST(memfd_create("output", 0));
-	fflush(stdout);
-	old1 = MUST(dup(1));
-	old2 = MUST(dup(2));
-	MUST(dup2(out, 1));
-	MUST(dup2(out, 2));
-	optind = 0;
-	opt = OPTIONS_NONE;
-	status = spanctl_main(argc, argv);
-	fflush(stdout);
-	MUST(dup2(old1, 1));
-	MUST(dup2(old2, 2));
-	n = MUST(pread(out, output, sizeof(output) - 1, 0));
-	output[n] = 0;
-	close(old1);
-	close(old2);
-	close(out);
-	return status;
-}
-
-#define EXPECT(status, ...) ({						\
-	int s_ = spanctl(__VA_ARGS__, NULL);				\
-	CHECK(s_ == (status), "%s: status %d: %s", #__VA_ARGS__, s_, output); \
-})
 
 static void usage(void)
 {
