@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "session.h"
 #include "spanctl.h"
@@ -167,30 +168,57 @@ static void say_end(const struct follow *f, enum wakeup why)
 /* --- events --- */
 
 /*
+ * The first letter of what the person types, when the line is whole; at the end of
+ * the input what there is of it, or else 'a'. Letter by letter, so that half a line
+ * keeps no signal waiting. Anything but WAKE_INPUT: no answer, the command ends.
+ */
+static enum wakeup read_letter(struct session *s, char *letter)
+{
+	bool begun = false;
+	enum wakeup why;
+	ssize_t n;
+	char c;
+
+	for (;;) {
+		why = session_wait_input(s);
+		if (why != WAKE_INPUT)
+			return why;
+		n = read(STDIN_FILENO, &c, 1);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n <= 0)
+			c = 'a';
+		if (!begun)
+			*letter = c;
+		if (n <= 0 || c == '\n')
+			return WAKE_INPUT;
+		begun = true;
+	}
+}
+
+/*
  * By the person at the terminal. The end of the input allows; so does the end of
  * this command, which then is in f->why.
  */
 static uint32_t ask(struct follow *f, const struct span_watch_event *e, uint32_t *flags)
 {
+	char text[300], letter;
 	enum wakeup why;
-	char text[300], answer[16];
 
 	event_text(text, sizeof(text), e);
 	for (;;) {
 		fprintf(stderr, "%s: (a)llow, (d)eny, with capitals never ask about this page again? ", text);
-		why = session_wait_input(&f->s);
+		why = read_letter(&f->s, &letter);
 		if (why != WAKE_INPUT) {
 			fputc('\n', stderr);
 			f->why = why;
 			return SPAN_ALLOW;
 		}
-		if (!fgets(answer, sizeof(answer), stdin))
-			return SPAN_ALLOW;
-		if (answer[0] && strchr("AD", answer[0]))
+		if (letter == 'A' || letter == 'D')
 			*flags = SPAN_ANSWER_CANCEL;
-		if (answer[0] && strchr("aA", answer[0]))
+		if (letter == 'a' || letter == 'A')
 			return SPAN_ALLOW;
-		if (answer[0] && strchr("dD", answer[0]))
+		if (letter == 'd' || letter == 'D')
 			return SPAN_DENY;
 	}
 }
@@ -290,8 +318,6 @@ static int follow(struct follow *f)
 	enum wakeup why;
 	int ret;
 
-	/* poll() knows nothing of a buffer */
-	setvbuf(stdin, NULL, _IONBF, 0);
 	ret = subscribe_all(f);
 	if (ret)
 		return fail(ret, "%s: %s", f->s.dev, f->protect ? "protecting" : "subscribing");

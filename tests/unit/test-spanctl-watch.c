@@ -5,21 +5,15 @@
  * guest makes and what it writes, and looks at what the port was told.
  */
 #define KTAP_DEADLINE 60
-#include <ktap.h>
+#include "spanctl-run.h"
 
 #include <stdint.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include "pages.h"
 #include "port-client.h"
 #include "watch-client.h"
-
-int spanctl_main(int argc, char **argv);
-#define main spanctl_main
-#include "../../guest-tools/spanctl.c"
-#undef main
 
 /* --- the port --- */
 
@@ -169,51 +163,17 @@ int watch_fetch(int fd, __u64 first, __u64 pages, struct span_watch_range_out *o
 
 /* --- running it --- */
 
-static char output[65536];
-
 static void begin(void)
 {
 	memset(&port, 0, sizeof(port));
 }
 
-static int spanctl(const char *first, ...)
+static void forget_log(void)
 {
-	char *argv[24] = { "spanctl", (char *)first };
-	int argc = 2, out, old1, old2, status;
-	ssize_t n;
-	va_list ap;
-
-	va_start(ap, first);
-	while ((argv[argc] = va_arg(ap, char *)))
-		argc++;
-	va_end(ap);
-	out = MUST(memfd_create("output", 0));
-	fflush(stdout);
-	old1 = MUST(dup(1));
-	old2 = MUST(dup(2));
-	MUST(dup2(out, 1));
-	MUST(dup2(out, 2));
-	optind = 0;
-	opt = OPTIONS_NONE;
 	port.log[0] = 0;
-	status = spanctl_main(argc, argv);
-	fflush(stdout);
-	MUST(dup2(old1, 1));
-	MUST(dup2(old2, 2));
-	n = MUST(pread(out, output, sizeof(output) - 1, 0));
-	output[n] = 0;
-	close(old1);
-	close(old2);
-	close(out);
-	return status;
 }
 
-#define EXPECT(status, ...) ({						\
-	int s_ = spanctl(__VA_ARGS__, NULL);				\
-	CHECK(s_ == (status), "%s: status %d: %s", #__VA_ARGS__, s_, output); \
-})
 #define TOLD(text) CHECK(!strcmp(port.log, text), "the port was told: %s", port.log)
-#define SAID(text) CHECK(strstr(output, text), "%s", output)
 
 static struct span_watch_event *add_event(uint64_t id, uint8_t access, uint32_t page, uint32_t flags)
 {
@@ -443,6 +403,48 @@ static void asking_ends(void)
 	SAID("end: signal");
 }
 
+/* Half a line was typed: a signal and the timeout end it even so. */
+static void asking_ends_in_a_line(void)
+{
+	int pipes[2];
+
+	MUST(pipe(pipes));
+	MUST(dup2(pipes[0], 0));
+	MUST(write(pipes[1], "d", 1));
+	begin();
+	add_event(1, SPAN_ACCESS_W, 5, 0);
+	EXPECT(EXIT_OK, "watch", "dev", "--write", "5", "--answer", "ask", "-t", "0.1");
+	TOLD("create 0 1\nsubscribe 2 1 5+1\nanswer 1 1 0\n");
+	SAID("end: timeout");
+	MUST(write(pipes[1], "d", 1));
+	begin();
+	add_event(1, SPAN_ACCESS_W, 5, 0);
+	if (!fork()) {
+		usleep(200000);
+		kill(getppid(), SIGINT);
+		_exit(0);
+	}
+	EXPECT(EXIT_OK, "watch", "dev", "--write", "5", "--answer", "ask");
+	TOLD("create 0 1\nsubscribe 2 1 5+1\nanswer 1 1 0\n");
+	SAID("end: signal");
+}
+
+/* The last line needs no end; behind it all is allowed. */
+static void answer_without_newline(void)
+{
+	int pipes[2];
+
+	begin();
+	add_event(1, SPAN_ACCESS_W, 5, 0);
+	add_event(2, SPAN_ACCESS_W, 5, 0);
+	MUST(pipe(pipes));
+	MUST(write(pipes[1], "Deny", 4));
+	close(pipes[1]);
+	MUST(dup2(pipes[0], 0));
+	EXPECT(EXIT_OK, "watch", "dev", "--write", "5", "--answer", "ask", "-c", "2");
+	TOLD("create 0 1\nsubscribe 2 1 5+1\nanswer 1 2 1\nanswer 2 1 0\n");
+}
+
 static json_object *nth_line(int n)
 {
 	char *at = output, *end;
@@ -595,11 +597,14 @@ int main(void)
 		{ "answers", answers },
 		{ "asking", asking },
 		{ "asking_ends", asking_ends },
+		{ "asking_ends_in_a_line", asking_ends_in_a_line },
+		{ "answer_without_newline", answer_without_newline },
 		{ "json", json },
 		{ "protecting", protecting },
 		{ "signals", signals },
 		{ "dirty", dirty },
 	};
 
+	before_spanctl = forget_log;
 	return KTAP_RUN(tests);
 }
