@@ -17,6 +17,9 @@
 /* L0 gives an L1 ids from 1 to this (KVM_SPAN_MAX_WATCHES). */
 #define LEFTOVER_IDS	8
 
+/* The part of BAR 5 that is about watches. */
+#define WATCH_BYTES	(SPAN_WATCH_DATA + SPAN_WATCH_DATA_BYTES)
+
 /* Tell the device that answers are there. Caller holds answer_lock. */
 static void ring_doorbell(struct span_port *port)
 {
@@ -412,7 +415,8 @@ int span_events_init(struct span_port *port)
 
 	BUILD_BUG_ON(sizeof(struct span_msg_event) > sizeof_field(struct span_msg, payload));
 	BUILD_BUG_ON(2 * sizeof(struct span_ring) > SPAN_WATCH_DATA);
-	BUILD_BUG_ON(SPAN_WATCH_DATA + SPAN_WATCH_DATA_BYTES > SPAN_WATCH_BAR_BYTES);
+	BUILD_BUG_ON(WATCH_BYTES > SPAN_SHARE_OFFSET);
+	BUILD_BUG_ON(SPAN_SHARE_OFFSET + SPAN_SHARE_BYTES > SPAN_WATCH_BAR_BYTES);
 
 	mutex_init(&port->watch_lock);
 	mutex_init(&port->event_lock);
@@ -420,13 +424,14 @@ int span_events_init(struct span_port *port)
 	INIT_WORK(&ev->stray_work, end_strays);
 	if (!(port->features & SPAN_PORT_F_WATCH) || !(port->features & SPAN_PORT_F_RING))
 		return 0;
-	if (pci_resource_len(pdev, SPAN_PORT_BAR_WATCH) < SPAN_WATCH_BAR_BYTES) {
+	/* Older devices end here. */
+	if (pci_resource_len(pdev, SPAN_PORT_BAR_WATCH) < WATCH_BYTES) {
 		dev_err(&pdev->dev, "the BAR of watches is too small\n");
 		return -ENODEV;
 	}
 	/* Memory on L0's side, like BAR 4, when it is there. */
 	ev->base = memremap(pci_resource_start(pdev, SPAN_PORT_BAR_WATCH),
-			    SPAN_WATCH_BAR_BYTES, MEMREMAP_WB);
+			    WATCH_BYTES, MEMREMAP_WB);
 	if (!ev->base)
 		return -ENOMEM;
 	ev->answers = ev->base;

@@ -81,7 +81,7 @@ static int request_interrupts(struct span_port *port)
 {
 	struct pci_dev *pdev = port->pdev;
 	/* a device without watches has no vector for them */
-	int vectors = port->ev.base ? SPAN_VECTORS : SPAN_VECTOR_WATCH;
+	int vectors = port->ev.base ? SPAN_VECTOR_WATCH + 1 : SPAN_VECTOR_WATCH;
 	int ret;
 
 	ret = pci_alloc_irq_vectors(pdev, vectors, vectors, PCI_IRQ_MSIX);

@@ -105,7 +105,7 @@ def refusals(port, null):
     yield "offer_in_single_bytes", refused(port.talk(offer(), chunk=1), "without a file descriptor")
     yield "offer_without_kvm", refused(port.talk(offer(), [null]), "does not run under KVM")
     yield "offer_with_three_fds", refused(port.talk(offer(), [null] * 3), "does not run under KVM")
-    yield "offer_with_rights", refused(port.talk(offer(rights=15), [null]), "does not run under KVM")
+    yield "offer_with_rights", refused(port.talk(offer(rights=31), [null]), "does not run under KVM")
     with port.connect() as s:
         replies = []
         for seq in (1, 2):
@@ -125,7 +125,7 @@ def nonsense(port, null):
             ("generation", header(OFFER, 48, generation=1) + offer()[24:], ()),
             ("no_memory", offer(size=0), ()),
             ("access", offer(access=2), ()),
-            ("rights", offer(rights=16), ()),
+            ("rights", offer(rights=32), ()),
             ("name", offer(name=b"a b"), ()),
             ("name_without_end", offer(name=b"x" * 32), ()),
             ("detach_unasked", header(DETACH, 8) + zero[:8], ()),

@@ -15,7 +15,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 QEMU = os.path.join(os.environ.get("KVM_SPAN_BUILD", os.path.join(TOP, "build")), "qemu")
 
 # Where the BARs are put: registers, MSI-X, window, rings, watches.
-REGS, MSIX, WINDOW, RING, WATCH = 0xe0000000, 0xe0001000, 0x800000000, 0xe0008000, 0xe0020000
+REGS, MSIX, WINDOW, RING, WATCH = 0xe0000000, 0xe0001000, 0x800000000, 0xe0008000, 0xe0080000
 BARS = {0: REGS, 1: MSIX, 2: WINDOW & 0xffffffff, 3: WINDOW >> 32, 4: RING, 5: WATCH}
 FEATURES, STATUS, COMMAND, DOORBELL, ANSWER = 8, 12, 32, 40, 48
 RING_RESET = 3

@@ -38,7 +38,7 @@ static void report(bool ok, const char *name)
 
 static const SpanFrame samples[] = {
 	{ .type = SPAN_FRAME_OFFER, .seq = 1, .u.offer = {
-		.bytes = 256ull << 20, .access = 3, .rights = 15, .guest = "span0" } },
+		.bytes = 256ull << 20, .access = 3, .rights = 31, .guest = "span0" } },
 	{ .type = SPAN_FRAME_OFFER, .seq = UINT64_MAX, .u.offer = {
 		.bytes = UINT64_MAX, .access = 1,
 		.guest = "0123456789abcdef0123456789abcde" } },
@@ -236,7 +236,7 @@ static bool bad_numbers(void)
 	       payload_case(0, 8, 4, 2) &&		/* ... write without read */
 	       payload_case(0, 8, 4, 4) &&		/* ... unknown bits */
 	       payload_case(0, 8, 4, 3 | 1u << 31) &&
-	       payload_case(0, 12, 4, 16) &&		/* ... unknown rights */
+	       payload_case(0, 12, 4, 32) &&		/* ... unknown rights */
 	       payload_case(2, 0, 8, 0) &&		/* accept: no memory */
 	       payload_case(2, 8, 4, 2) &&
 	       payload_case(2, 12, 4, 1u << 31) &&

@@ -76,7 +76,7 @@
 #define SPAN_VECTOR_RING	1
 #define SPAN_VECTOR_WATCH	2	/* a message is in the ring of events */
 #define SPAN_VECTOR_SHARE	3	/* something is in the shared pages */
-#define SPAN_VECTORS		3
+#define SPAN_VECTORS		4
 
 /*
  * Rings: BAR 4 holds two single-producer single-consumer rings, to L0 (the L1
@@ -129,7 +129,7 @@ struct span_ring {
  * tells L0 to look for answers. At SPAN_WATCH_DATA, always there, the room for
  * what does not fit into a reply.
  */
-#define SPAN_WATCH_BAR_BYTES	131072
+#define SPAN_WATCH_BAR_BYTES	524288
 #define SPAN_WATCH_DATA		65536
 #define SPAN_WATCH_DATA_BYTES	65536
 
