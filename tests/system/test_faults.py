@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """The faults of the Span paper's section 4.3, whoever touches a page first: one
 host page on every path, found by whoever comes later."""
+import contextlib
 import os
 import subprocess
 
 from kvmspan import paths
 from kvmspan.cases import case, check, equal
-from kvmspan.span import Memory, base_memory, bring, detach, info, pattern, settle
+from kvmspan.span import (Chain, Memory, attached, base_memory, bring, detach, info, pattern, settle,
+                          wait_driver)
 
 TOPOLOGY = {"topology": "hand-over"}
 SAMPLE = 12
@@ -95,18 +97,23 @@ def fault_rows(m):
     keeps.close()
 
 
-@case("mem/remap-is-seen", timeout=300, tags=("fast", "debug"), **TOPOLOGY)
-def remap(m):
-    """A Virtual EPT that leads to another page than L0's: counted and reported, once; memory stays as it is."""
-    settle(m)
-    base = base_memory(m)
-    bring(m, "L1a", "rw", rights=[])
+def put_touch(m):
+    """A program that runs a VM on L1a with the window where it likes."""
     binary = paths.build("tests", "l2-touch")
     os.makedirs(os.path.dirname(binary), exist_ok=True)
     subprocess.run(["gcc", "-O2", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-unused-function", "-static", "-pthread",
                     "-I" + os.path.join(paths.TOP, "tests", "kvm"), "-o", binary,
                     os.path.join(paths.TOP, "tests", "system", "l2-touch.c")], check=True)
     m["L1a"].put(binary, "/tmp/l2-touch", 0o755)
+
+
+@case("mem/remap-is-seen", timeout=300, tags=("fast", "debug"), **TOPOLOGY)
+def remap(m):
+    """A Virtual EPT that leads to another page than L0's: counted and reported, once; memory stays as it is."""
+    settle(m)
+    base = base_memory(m)
+    bring(m, "L1a", "rw", rights=[])
+    put_touch(m)
     events = len(m.events("guest"))
     start = base.size - (16 << 20)
     m["L1a"].run(f"/tmp/l2-touch /dev/span0 {start} {start} 64")
@@ -114,7 +121,7 @@ def remap(m):
     m["L1a"].run(f"/tmp/l2-touch /dev/span0 {start + 4096} {start} 64")
     check(counters(m)["remaps"] >= 8, f"{counters(m)['remaps']} remaps by an L2 one page off")
     e = m.wait_event("guest", "SPAN_PEER_REMAP", after=events)
-    equal(e["data"]["name"], "L1a", "who")
+    equal((e["data"]["name"], e["data"]["action"]), ("L1a", "report"), "who, and what is done with it")
     first = counters(m)["remaps"]
     m["L1a"].run(f"/tmp/l2-touch /dev/span0 {start + 4096} {start} 64")
     check(counters(m)["remaps"] > first, "further ones are counted")
@@ -122,4 +129,59 @@ def remap(m):
     equal(len([x for x in m.events("guest")[events:] if x["event"] == "SPAN_PEER_REMAP"]), 1, "events")
     equal(next(x for x in info(m)["members"] if x["name"] == "L1a")["remapped"], True, "query-span's word on it")
     equal(m["guest"].sh("echo alive"), "alive", "the guest")
+    equal(attached(m), {"L1a"}, "attached, by a policy that only reports")
     detach(m, "L1a")
+
+
+@contextlib.contextmanager
+def policy(m, **more):
+    """The guest with other words in its policy, which is read when it starts."""
+    plain = m.policy
+    m.policy = lambda: dict(plain(), **more)
+    try:
+        m.restart_vm("guest")
+        yield
+    finally:
+        m.policy = plain
+        m.restart_vm("guest")
+
+
+@case("mem/remap-is-ended", timeout=400, tags=("fast", "debug"), **TOPOLOGY)
+def remap_ended(m):
+    """on-remap=detach: an L1 whose Virtual EPT rearranges the guest is detached; the guest and others go on."""
+    settle(m)
+    with policy(m, **{"on-remap": "detach"}):
+        equal(info(m)["on-remap"], "detach", "query-span's word on the policy")
+        base = base_memory(m)
+        for name in ("L1a", "L1b"):
+            bring(m, name, "rw", rights=[])
+        view, other = Memory(m["L1a"]), Memory(m["L1b"])
+        put_touch(m)
+        chain = Chain(m)
+        start = base.size - (16 << 20)
+        m["L1a"].run(f"/tmp/l2-touch /dev/span0 {start} {start} 64")
+        m.sleep(0.1)
+        equal((attached(m), counters(m)["remaps"]), ({"L1a", "L1b"}, 0), "attached, and remaps, after an honest L2")
+        events = len(m.events("guest"))
+        # It may or may not come to its end before its memory goes.
+        m["L1a"].run(f"/tmp/l2-touch /dev/span0 {start + 4096} {start} 64", check=False)
+        e = m.wait_event("guest", "SPAN_PEER_REMAP", after=events)
+        equal((e["data"]["name"], e["data"]["action"]), ("L1a", "detach"), "who, and what is done with it")
+        e = m.wait_event("guest", "SPAN_DETACHED", after=events)
+        equal(e["data"]["name"], "L1a", "who is detached")
+        wait_driver(m, "L1a", "detached")
+        equal(attached(m), {"L1b"}, "attached afterwards")
+        equal(view.read(start), "SIGBUS", "a read by L1a")
+        chain.check("after L1a was detached")
+        mark = pattern()
+        equal(base.write(start, mark), "ok", "L0's write")
+        equal(other.read(start, 16), mark, "what L1b reads")
+        names = [x["event"] for x in m.events("guest")[events:]]
+        equal([names.count(n) for n in ("SPAN_PEER_REMAP", "SPAN_DETACHED", "SPAN_PEER_LOST")], [1, 1, 0], "events")
+        # Another time, and it behaves.
+        bring(m, "L1a", "rw", rights=[])
+        m["L1a"].run(f"/tmp/l2-touch /dev/span0 {start} {start} 64")
+        m.sleep(0.1)
+        equal(attached(m), {"L1a", "L1b"}, "attached once more")
+        chain.check("at the end")
+        chain.stop()

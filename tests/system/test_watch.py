@@ -290,6 +290,86 @@ def subscriber_hangs(m):
     w.abandon()
 
 
+def muted(m, events):
+    """How often management has heard of L1b's silence since then."""
+    told = [e["data"]["name"] for e in m.events("guest")[events:] if e["event"] == "SPAN_WATCH_MUTED"]
+    equal(told, ["L1b"] * len(told), "who is mute")
+    return len(told)
+
+
+@case("event/muted", timeout=400, tags=("fast", "debug"), **TOPOLOGY)
+def never_answers(m):
+    """The third timeout in a row mutes it, which is told once; an answer ends that, and three more are told again."""
+    s = Scene(m)
+    events = len(m.events("guest"))
+    w = Watch(m["L1b"], "--write", s.page.page, "--answer ask --deadline 200 --on-timeout allow")
+    for n in range(3):
+        equal(muted(m, events), 0, f"events after {n} timeouts")
+        took = s.seconds(lambda: s.stored("by the deadline"))
+        check(took > 0.15, f"a write that nobody answers took {took:.2f} s, the deadline is 0.2 s")
+    m.wait_event("guest", "SPAN_WATCH_MUTED", after=events)
+    for _ in range(4):
+        took = s.seconds(lambda: s.stored("while it is mute"))
+        check(took < 0.15, f"a write that asks a mute watch took {took:.2f} s")
+    m.sleep(1.2)       # an event could follow within a second only if the kernel told it twice
+    equal(muted(m, events), 1, "events for one silence")
+    member = next(x for x in info(m)["members"] if x["name"] == "L1b")
+    equal(member["muted"], 1, "query-span's count")
+    equal(s.counter("timeouts"), 3, "timeouts; those of a mute watch are none")
+    # Seven questions were put; to answer any of them, however late, counts.
+    w.say("a\n" * 7)
+    for _ in range(7):
+        w.event()
+    n = next(_numbers)
+    s.page.tool.start(f"x 0 {n}")
+    m.pump(lambda: w.p.err.count(b"(a)llow") == 8 or w.p.over, 30, "the eighth question")
+    equal(info(m)["pending"], 1, "accesses that wait for one that answers again")
+    w.say("d\n")
+    equal(s.page.tool.finish(), "ok", "the guest's write")
+    check(s.content() != n, "a write that was denied has happened")
+    events = len(m.events("guest"))
+    for _ in range(3):
+        equal(muted(m, events), 0, "events before the third timeout in a row")
+        s.stored("by the deadline")
+    m.wait_event("guest", "SPAN_WATCH_MUTED", after=events)
+    w.abandon()
+    s.nothing_left()
+
+
+def interrupted(s, type_something, signal):
+    """While spanctl asks, and after something was typed, a signal ends it: the write goes on at once."""
+    m, level = s.m, s.m["L1b"]
+    p = level.spawn(f"exec spanctl watch /dev/span0 --write --answer ask --deadline 900 {s.page.page}", pty=True)
+    m.pump(lambda: b"watching" in p.out or p.over, 60, "spanctl's first line")
+    n = next(_numbers)
+    s.page.tool.start(f"x 0 {n}")
+    m.pump(lambda: b"(a)llow" in p.out or p.over, 30, "spanctl's question")
+    state = info(m)
+    equal((state["watches"], state["pending"]), (1, 1), "watches and waiting accesses")
+    p.input(type_something)
+    m.sleep(0.02)
+    if signal:
+        level.run(f"kill -{signal} $(pidof spanctl)")
+    else:
+        p.input(b"\x03")
+    goes_on(s, n, 0.5, f"after {signal or 'Ctrl-C'}, typed before: {type_something}")
+    rc, out = p.wait(30)
+    check(rc == 0 and "end: signal" in out, f"spanctl ended with {rc}: {out}")
+    s.nothing_left()
+    events = s.counter("events")
+    s.stored("afterwards")
+    equal(s.counter("events"), events, "events after its end")
+
+
+@case("event/asking-interrupted", timeout=400, tags=("fast", "debug"), **TOPOLOGY)
+def asking_interrupted(m):
+    """Ctrl-C, and signals, while spanctl waits for a person's answer leave nothing behind on L0."""
+    s = Scene(m)
+    # Ctrl-D behind a letter hands it over without an end of the line.
+    for typed, signal in ((b"", None), (b"d\x04", None), (b"x\n", None), (b"d", "TERM"), (b"d\x04", "HUP")):
+        interrupted(s, typed, signal)
+
+
 @case("event/detached-while-an-access-waits", timeout=300, tags=("fast", "debug"), **TOPOLOGY)
 def detached(m):
     s = Scene(m)
