@@ -3,17 +3,19 @@
  * Random operations on watches against a model that says what each of them has
  * to give, while other vCPUs, the dirty log and the memory's owner go on:
  * grant, join, map, attach a slot, subscribe, unsubscribe, protect, log, fetch,
- * answer, touch by the guest and by members, write by the controller, revoke,
- * leave, destroy, kill a process.
+ * answer, touch by the guest and by members, write by the controller, hand the
+ * guest over to a member's VM and back, revoke, leave, destroy, kill a process
+ * in the middle of something.
  *
  *	span_model [--seed N] [--ops N] [--verbose]
  *
  * The same seed makes the same choices.
  *
- * test: mem/model timeout=600 tags=slow args=--seed,1,--ops,4000
+ * test: mem/model timeout=600 tags=slow args=--seed,1,--ops,10000
  * test: mem/model-debug timeout=1800 tags=debug args=--seed,2,--ops,10000
  */
 #define KTAP_DEADLINE 3600
+#include "roam.h"
 #include "watchlib.h"
 
 #include <getopt.h>
@@ -25,6 +27,9 @@
 #define PROCESS		MEMBERS		/* the one that is a process and gets killed */
 #define WATCHES		3		/* of one member */
 #define CHAOS_PAGE	900
+#define ROAM_PAGE	470		/* two pages */
+#define LOOP_PAGE	480		/* the process writes here */
+#define VICTIM_PAGE	860		/* somebody is asked about this one and does not answer */
 #define DEADLINE_US	3000000		/* never reached: we answer */
 #define REARM_MS	8		/* a page that was lifted is masked again by then */
 
@@ -71,13 +76,19 @@ struct member {
 	bool watcher, ring;
 	struct party p;			/* its VM is never freed, the next one uses it */
 	bool vm;
+	struct tiny_vm roam;		/* its VM's second vCPU, for the guest */
 	struct watch watch[WATCHES];
 	pid_t pid;			/* PROCESS only */
-	int to, from;
+	int kind, to, from;
 };
 
 static struct member member[MEMBERS + 1];
+static struct party asker;		/* a watcher that does not answer */
+static struct roam roam = { .gpa = GPA(ROAM_PAGE) };
+static struct tiny_vm base_roam;	/* vCPU of the guest's own VM */
+static struct member *seat;		/* whose VM runs the guest; NULL: its own */
 static unsigned long done[40], allowed, refused, events, notices;
+static unsigned long away, home, torn, nmis;	/* moves of the guest */
 
 static uint32_t with_r(uint32_t access)
 {
@@ -121,7 +132,14 @@ static struct watch *watch_of(struct member *m, uint32_t id)
 	return NULL;
 }
 
-/* The process that is killed: does what it is told. */
+/*
+ * The process that is killed: does what it is told. It answers what it is asked
+ * with its watch's default, so that for the model it is one without a ring.
+ */
+
+enum kind { WATCHER, ASKED, WITH_VM, KINDS };
+
+enum { ORDER_HOLD = 1, ORDER_LOOP, ORDER_WRITE };	/* besides the calls */
 
 struct order {
 	unsigned long cmd;
@@ -129,53 +147,126 @@ struct order {
 	uint64_t first, pages;
 };
 
-static void process_main(int fd, int in, int out)
+static struct party self;		/* in the process */
+static volatile bool hold;
+
+TINY_CODE(inc, "incl (%ebx)");
+
+static void *process_answers(void *arg)
 {
-	uint32_t watch = watch_new(fd, 0, DENY);
+	struct event e;
+
+	while (!hold)
+		if (event_wait(&self, &e, 20) && e.event)
+			answer(&self, &e, DENY, 0);
+	return NULL;
+}
+
+static int process_order(const struct order *o, uint32_t watch, pthread_t answers)
+{
+	switch (o->cmd) {
+	case ORDER_HOLD:
+		hold = true;
+		return pthread_join(answers, NULL);
+	case ORDER_LOOP:
+		TINY_GO(&self.vm, count, .ebx = GPA(o->first) + 0x10);
+		return 0;
+	case ORDER_WRITE:
+		TINY_GO(&self.vm, inc, .ebx = GPA(o->first) + 0x10);
+		return 0;
+	default:
+		return watch_range(self.fd, o->cmd, watch, o->access, o->mode, o->first, o->pages);
+	}
+}
+
+static void process_main(enum kind kind, int in, int out)
+{
+	pthread_t answers = 0;
 	struct order o;
+	uint32_t watch;
 	int r;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (kind == WITH_VM) {
+		tiny_init_with(&self.vm, TINY_IRQCHIP);
+		MUST(span_join(self.fd, self.vm.vm));
+		self.window = span_map(self.fd, PROT_READ | PROT_WRITE);
+		MUST(self.window == MAP_FAILED ? -1 : 0);
+		MUST(tiny_slot(&self.vm, 1, WINDOW_GPA, self.window, MEM_BYTES, 0));
+	}
+	if (kind != WATCHER) {
+		party_ring(&self);
+		MUST(pthread_create(&answers, NULL, process_answers, NULL) ? -1 : 0);
+	}
+	watch = watch_new(self.fd, kind == WATCHER ? 0 : DEADLINE_US, DENY);
 	while (read(in, &o, sizeof(o)) == sizeof(o)) {
-		r = watch_range(fd, o.cmd, watch, o.access, o.mode, o.first, o.pages);
+		r = process_order(&o, watch, answers);
+		if (ktap_failures)
+			break;
 		MUST(write(out, &r, sizeof(r)));
 	}
 	_exit(0);
+}
+
+static void process_send(struct member *m, unsigned long cmd, uint32_t access, uint32_t mode, uint64_t first,
+			 uint64_t pages)
+{
+	struct order o = { cmd, access, mode, first, pages };
+
+	MUST(write(m->to, &o, sizeof(o)));
+}
+
+static int process_result(struct member *m)
+{
+	int r;
+
+	MUST(read(m->from, &r, sizeof(r)) == sizeof(r) ? 0 : -1);
+	return r;
+}
+
+static int process_do(struct member *m, unsigned long cmd, uint32_t access, uint32_t mode, uint64_t first,
+		      uint64_t pages)
+{
+	process_send(m, cmd, access, mode, first, pages);
+	return process_result(m);
 }
 
 static void process_start(struct member *m)
 {
 	int in[2], out[2], fd, i;
 
-	fd = MUST(grant_call(g.span, "process", KVM_SPAN_GRANT_WATCHER, 0, ALL_RIGHTS, 0, &m->p.id));
+	m->kind = rnd(KINDS);
+	fd = MUST(grant_call(g.span, "process", m->kind == WITH_VM ? 0 : KVM_SPAN_GRANT_WATCHER,
+			     m->kind == WITH_VM ? ACCESS_RW : 0, ALL_RIGHTS, KVM_SPAN_DEADLINE_MAX, &m->p.id));
 	MUST(pipe2(in, O_CLOEXEC));
 	MUST(pipe2(out, O_CLOEXEC));
 	m->pid = MUST(fork());
 	if (!m->pid) {
 		/* Nobody else lives on in here. */
 		close(g.span);
+		close(asker.fd);
 		for (i = 0; i < MEMBERS; i++)
 			if (member[i].stage)
 				close(member[i].p.fd);
-		process_main(fd, in[0], out[1]);
+		close(in[1]);
+		close(out[0]);
+		self.fd = fd;
+		process_main(m->kind, in[0], out[1]);
 	}
 	close(fd);
 	close(in[0]);
 	close(out[1]);
 	m->to = in[1];
 	m->from = out[0];
-	m->watcher = true;
-	m->stage = GRANTED;
+	m->watcher = m->kind != WITH_VM;
+	m->stage = m->watcher ? GRANTED : SLOTTED;
 	m->watch[0].on_timeout = DENY;
 	m->watch[0].id = 1;
 	/* Its watch is there when it has answered something. */
-	i = 0;
-	struct order o = { KVM_SPAN_UNSUBSCRIBE, ACC_RWX, 0, 0, 1 };
-
-	MUST(write(m->to, &o, sizeof(o)));
-	MUST(read(m->from, &i, sizeof(i)) == sizeof(i) ? 0 : -1);
+	MUST(process_do(m, KVM_SPAN_UNSUBSCRIBE, ACC_RWX, 0, 0, 1));
 }
 
+/* All of it is gone when this returns; for the next one process_start(). */
 static void process_kill(struct member *m)
 {
 	MUST(kill(m->pid, SIGKILL));
@@ -184,20 +275,15 @@ static void process_kill(struct member *m)
 	close(m->from);
 	model_drop(m);
 	m->stage = NONE;
-	process_start(m);
 }
 
 static int member_range(struct member *m, struct watch *w, unsigned long cmd, uint32_t access, uint32_t mode,
 			uint64_t first, uint64_t pages)
 {
-	struct order o = { cmd, access, mode, MODEL_FIRST + first, pages };
-	int r;
-
-	if (!m->pid)
-		return watch_range(m->p.fd, cmd, w->id, access, mode, o.first, pages);
-	MUST(write(m->to, &o, sizeof(o)));
-	MUST(read(m->from, &r, sizeof(r)) == sizeof(r) ? 0 : -1);
-	return r;
+	first += MODEL_FIRST;
+	if (m->pid)
+		return process_do(m, cmd, access, mode, first, pages);
+	return watch_range(m->p.fd, cmd, w->id, access, mode, first, pages);
 }
 
 /* Messages. */
@@ -270,8 +356,6 @@ static void check_told(const char *what, bool again)
 }
 
 /* Accesses. */
-
-TINY_CODE(inc, "incl (%ebx)");
 
 /* Answers until the vCPU is through. */
 static int touch_and_answer(struct tiny_vm *v, uint32_t *verdicts)
@@ -414,7 +498,10 @@ static void op_touch_by(struct tiny_vm *v, struct member *own)
 
 static void op_touch_guest(void)
 {
-	op_touch_by(&g.vm, NULL);
+	if (seat)
+		op_touch_by(&seat->p.vm, seat);
+	else
+		op_touch_by(&g.vm, NULL);
 }
 
 static void op_touch_member(void)
@@ -636,6 +723,51 @@ static void op_info(void)
 	      info.pages_protected, info.pages_logged, subscribed, protected, logged);
 }
 
+/* Where the guest runs. */
+
+static struct tiny_vm *roam_vm(struct member *m)
+{
+	return m ? &m->roam : &base_roam;
+}
+
+/* The guest stands still on its old seat, and goes on on the new one. */
+static void seat_take(struct member *to)
+{
+	bool nmi = rnd(2);
+
+	say("the guest goes to %d%s", to ? (int)(to - member) : -1, nmi ? " with an NMI" : "");
+	roam_move(&roam, roam_vm(seat), roam_vm(to), nmi);
+	nmis += nmi;
+	if (to)
+		away++;
+	else
+		home++;
+	seat = to;
+	roam_run(&roam, roam_vm(seat), rnd(300), to ? "on a member" : "at home");
+}
+
+static void hand_over(struct member *to)
+{
+	roam_run(&roam, roam_vm(seat), rnd(300), "before a move");
+	seat_take(to);
+}
+
+static void op_hand_over(void)
+{
+	struct member *to[MEMBERS + 1];
+	int n = 0, i;
+
+	if (rnd(2))
+		return;
+	if (seat)
+		to[n++] = NULL;
+	for (i = 0; i < MEMBERS; i++)
+		if (member[i].stage == SLOTTED && &member[i] != seat)
+			to[n++] = &member[i];
+	if (n)
+		hand_over(to[rnd(n)]);
+}
+
 /* Members. */
 
 static void op_grant(void)
@@ -674,8 +806,10 @@ static void op_progress(void)
 	}
 	switch (m->stage) {
 	case GRANTED:
-		if (!m->vm)
+		if (!m->vm) {
 			tiny_init_with(&m->p.vm, TINY_IRQCHIP);
+			tiny_add_vcpu(&m->roam, &m->p.vm, 1, TINY_IRQCHIP);
+		}
 		m->vm = true;
 		CHECK(span_join(m->p.fd, m->p.vm.vm) == 0, "%s", strerror(errno));
 		m->stage = JOINED;
@@ -693,6 +827,8 @@ static void op_progress(void)
 	case SLOTTED:
 		/* Back again now and then. */
 		if (!rnd(4)) {
+			if (seat == m)
+				hand_over(NULL);
 			MUST(tiny_slot(&m->p.vm, 1, 0, NULL, 0, 0));
 			m->stage = MAPPED;
 		}
@@ -726,18 +862,36 @@ static void op_leave(void)
 	if (!m->stage || rnd(12))
 		return;
 	say("%d leaves", (int)(m - member));
+	if (seat == m)
+		hand_over(NULL);
 	member_close(m);
+}
+
+/* The guest was running there, and cannot any more. It goes on at home where it has come to. */
+static void seat_from_revoked(struct member *m)
+{
+	uint32_t at = roam_word(&roam, 0);
+
+	usleep(500);
+	CHECK(roam_word(&roam, 0) == at, "the guest runs on in a window that was revoked");
+	roam_stop(&roam, &m->roam, "revoked");
+	torn++;
+	seat_take(NULL);
 }
 
 static void op_revoke(void)
 {
-	struct member *m = &member[rnd(MEMBERS)];
+	struct member *m = seat && !rnd(3) ? seat : &member[rnd(MEMBERS)];
 	struct kvm_span_watch_info info;
 
 	if (!m->stage || rnd(12))
 		return;
 	say("revoke %d", (int)(m - member));
+	if (seat == m)
+		roam_go(&roam, &m->roam, rnd(300));
 	CHECK(span_revoke(g.span, m->p.id) == 0, "%s", strerror(errno));
+	if (seat == m)
+		seat_from_revoked(m);
 	CHECK_ERR(watch_create(m->p.fd, 0, ALLOW, NULL), EACCES);
 	CHECK_ERR(watch_info_call(m->p.fd, 1, &info), EACCES);
 	if (m->stage >= MAPPED)
@@ -745,12 +899,110 @@ static void op_revoke(void)
 	member_close(m);
 }
 
+/* Kill it in the middle of ... */
+
+enum { KILL_IDLE, KILL_CALL, KILL_ASKED, KILL_LOOP, KILL_WAITS, KILLS };
+
+static unsigned long kills[KILLS], waited;
+
+/* ... a call that masks pages: all of it is gone, whatever it had come to. */
+static void kill_in_call(struct member *m)
+{
+	process_send(m, KVM_SPAN_PROTECT, 0, 0, 0, PAGES);
+	if (rnd(2))
+		usleep(rnd(300));
+	process_kill(m);
+}
+
+/* ... an access of the guest that waits for its answer: which then goes on. */
+static void kill_asked(struct member *m)
+{
+	volatile uint32_t *word = (uint32_t *)(g.mem + VICTIM_PAGE * PAGE + 0x10);
+	uint64_t end = now_ms() + SOON;
+	uint32_t before = *word;
+
+	MUST(process_do(m, ORDER_HOLD, 0, 0, 0, 0));
+	MUST(process_do(m, KVM_SPAN_SUBSCRIBE, ACC_W, BLOCK, VICTIM_PAGE, 1));
+	TINY_GO(&g.vm, inc, .ebx = GPA(VICTIM_PAGE) + 0x10);
+	while (!span_stats(g.span).pending && now_ms() < end)
+		usleep(100);
+	CHECK(span_stats(g.span).pending == 1, "the guest's write does not wait");
+	CHECK(*word == before, "written without an answer");
+	process_kill(m);
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(*word == before + 1, "not written when nobody was left to ask");
+}
+
+/* ... writing to its window: nothing comes after its end. */
+static void kill_in_loop(struct member *m)
+{
+	volatile uint32_t *word = (uint32_t *)(g.mem + LOOP_PAGE * PAGE + 0x10);
+	uint64_t end = now_ms() + SOON;
+	uint32_t at = *word;
+
+	MUST(process_do(m, ORDER_LOOP, 0, 0, LOOP_PAGE, 1));
+	while (*word == at && now_ms() < end)
+		usleep(100);
+	CHECK(*word != at, "its VM does not write");
+	process_kill(m);
+	at = *word;
+	usleep(500);
+	CHECK(*word == at, "the VM of a process that was killed writes on");
+}
+
+/*
+ * ... an access of its own that waits for another's answer: it does not come about.
+ * Such an access waits 50 ms at most, and this machine is slow.
+ */
+static void kill_waiting(struct member *m)
+{
+	volatile uint32_t *word = (uint32_t *)(g.mem + VICTIM_PAGE * PAGE + 0x10);
+	uint32_t before = *word, w = watch_new(asker.fd, DEADLINE_US, ALLOW);
+	struct event e;
+	uint64_t t;
+
+	MUST(subscribe(asker.fd, w, ACC_W, BLOCK, VICTIM_PAGE, 1));
+	MUST(process_do(m, ORDER_WRITE, 0, 0, VICTIM_PAGE, 1));
+	e = want_event(&asker, w, VICTIM_PAGE, ACC_W, SPAN_SOURCE_L1);
+	t = now_ms();
+	process_kill(m);
+	if (now_ms() - t < 40)
+		CHECK(!watch_info(asker.fd, w).timeouts, "an access of a process that was killed has timed out");
+	if (!watch_info(asker.fd, w).timeouts) {
+		CHECK(*word == before, "the write of a process that was killed came about");
+		CHECK_ERR(answer_call(asker.fd, e.event, w, ALLOW, 0), ENOENT);
+		waited++;
+	}
+	MUST(watch_destroy(asker.fd, w));
+	while (event_wait(&asker, &e, 0))
+		;
+}
+
 static void op_kill(void)
 {
+	static void (*const how[KILLS])(struct member *m) = {
+		[KILL_IDLE] = process_kill, [KILL_CALL] = kill_in_call, [KILL_ASKED] = kill_asked,
+		[KILL_LOOP] = kill_in_loop, [KILL_WAITS] = kill_waiting,
+	};
+	static const int from[KINDS] = { KILL_IDLE, KILL_IDLE, KILL_CALL };
+	static const int to[KINDS] = { KILL_CALL, KILL_ASKED, KILL_WAITS };
+	struct member *m = &member[PROCESS];
+	int i = from[m->kind] + rnd(to[m->kind] - from[m->kind] + 1);
+
 	if (rnd(4))
 		return;
-	say("kill");
-	process_kill(&member[PROCESS]);
+	/* It is the guest at home that waits for it: an L1, where it may be, waits for 50 ms only. */
+	if (i == KILL_ASKED && seat)
+		i = KILL_IDLE;
+	say("kill %d of a process of kind %d", i, m->kind);
+	kills[i]++;
+	want_none();
+	how[i](m);
+	/* Nobody else was told of anything. */
+	check_told("kill", false);
+	CHECK(span_stats(g.span).watches == model_watches() + 1 && !span_stats(g.span).pending,
+	      "%u watches, %u pending after a kill", span_stats(g.span).watches, span_stats(g.span).pending);
+	process_start(m);
 }
 
 static void op_stats(void)
@@ -764,6 +1016,7 @@ static void op_stats(void)
 		joined += member[i].stage > GRANTED;
 	}
 	joined++;	/* the one of chaos */
+	granted++;	/* the one who does not answer */
 	CHECK(s.granted == granted && s.joined == joined, "%u granted, %u joined; want %u, %u", s.granted, s.joined,
 	      granted, joined);
 	CHECK(s.watches == model_watches() + 1, "%u watches, want %u", s.watches, model_watches() + 1);
@@ -815,13 +1068,30 @@ static void all_free(void)
 	}
 }
 
+/* Every sort of move and of kill has to have been among so many operations. */
+static void all_sorts(void)
+{
+	int i;
+
+	ktap_note("the guest moved %lu times away, %lu home, %lu of them from one that was revoked, %lu with an NMI",
+		  away, home, torn, nmis);
+	ktap_note("kills: %lu idle, %lu in a call, %lu asked, %lu writing, %lu waiting (%lu in time)", kills[KILL_IDLE],
+		  kills[KILL_CALL], kills[KILL_ASKED], kills[KILL_LOOP], kills[KILL_WAITS], waited);
+	if (ops < 10000 || ktap_failures)
+		return;
+	CHECK(away && home && torn && nmis, "some sort of move is missing");
+	for (i = 0; i < KILLS; i++)
+		CHECK(kills[i], "kill %d was never done", i);
+}
+
 static void t_model(void)
 {
 	static void (*const op[])(void) = {
 		op_touch_guest, op_touch_guest, op_touch_guest, op_touch_guest, op_touch_guest, op_touch_member,
 		op_touch_member, op_touch_member, op_touch_member, op_write, op_watch_create, op_watch_create, op_watch_destroy, op_subscribe,
 		op_subscribe, op_unsubscribe, op_unsubscribe, op_protect, op_protect, op_log, op_fetch, op_fetch,
-		op_stale, op_info, op_grant, op_progress, op_progress, op_progress, op_leave, op_revoke, op_kill, op_stats,
+		op_stale, op_info, op_grant, op_progress, op_progress, op_progress, op_leave, op_revoke, op_kill,
+		op_hand_over, op_stats,
 	};
 	unsigned long i;
 	uint64_t t0 = now_ms();
@@ -837,10 +1107,14 @@ static void t_model(void)
 	for (k = 0; k < MODEL_PAGES; k++)
 		g.mem[(MODEL_FIRST + k) * PAGE + 0x20] = 0xc3;
 	party_new(&chaos_l1, g.span, "chaos");
+	watcher_new(&asker, g.span, "asker");
 	process_start(&member[PROCESS]);
 	w = watch_new(chaos_l1.fd, 1000, DENY);
 	MUST(pthread_create(&thread, NULL, chaos, &w) ? -1 : 0);
 	tiny_add_vcpu(&chaos_vm, &g.vm, 1, TINY_IRQCHIP);
+	tiny_add_vcpu(&base_roam, &g.vm, 2, TINY_IRQCHIP);
+	roam.mem = g.mem + ROAM_PAGE * PAGE;
+	roam_begin(&roam, &base_roam);
 	for (i = 0; i < ops && !ktap_failures; i++) {
 		which = rnd(sizeof(op) / sizeof(op[0]));
 		op[which]();
@@ -855,6 +1129,8 @@ static void t_model(void)
 		ktap_note("seed %lu: operation %lu, number %u", seed, i - 1, which);
 	chaos_over = true;
 	pthread_join(thread, NULL);
+	if (seat)
+		hand_over(NULL);
 	for (k = 0; k < MEMBERS; k++)
 		if (member[k].stage)
 			member_close(&member[k]);
@@ -862,9 +1138,11 @@ static void t_model(void)
 	kill(member[PROCESS].pid, SIGKILL);
 	waitpid(member[PROCESS].pid, NULL, 0);
 	MUST(span_revoke(g.span, chaos_l1.id));
+	MUST(span_revoke(g.span, asker.id));
 	CHECK(span_stats(g.span).watches == 0 && span_stats(g.span).pending == 0, "%u watches, %u pending at the end",
 	      span_stats(g.span).watches, span_stats(g.span).pending);
 	all_free();
+	all_sorts();
 	ktap_note("seed %lu: %lu operations in %llu ms: %lu accesses allowed, %lu denied, %lu events, %lu notices",
 		  seed, i, (unsigned long long)(now_ms() - t0), allowed, refused, events, notices);
 	for (k = 0; k < (int)(sizeof(op) / sizeof(op[0])); k++)
