@@ -26,10 +26,13 @@ from .topology import Topology
 # The same on L0 and in an L1, so that the guest can go from one to the other.
 GUEST_CPU = ("Skylake-Client-noTSX-IBRS,enforce,host-phys-bits=on,vmx=off,kvm-asyncpf=off,kvm-asyncpf-int=off,"
              "kvm-steal-time=off,kvm-pv-eoi=off")
+# And whose vCPUs may run on several of them at once: nothing that only one host can keep, and the TSC as its clock
+# (with TSC_ADJUST, or Linux would compare it with a clock that stands while the seat is under way).
+SPLIT_CPU = GUEST_CPU + ",kvmclock=off,kvm-pv-tlb-flush=off,kvm-pv-sched-yield=off,invtsc=on,tsc-adjust=on"
 RIGHTS = ["notify", "block", "deny", "log"]
 SMALL = 16384          # files up to this size go by the serial line
 # loglevel=5: warnings reach the console, and so the verdict, and survive a crash.
-QUIET = ("quiet loglevel=5 mitigations=off reboot=t cryptomgr.notests tsc=reliable no_timer_check "
+QUIET = ("quiet loglevel=5 mitigations=off reboot=t cryptomgr.notests no_timer_check "
          "random.trust_cpu=on audit=0 lsm= nowatchdog panic=-1")
 # Boot-time work of Debian's kernel that a test machine can do without; on an
 # emulator it costs some ten CPU seconds per level.
@@ -451,8 +454,14 @@ class Machine:
                     c.file("usr/local/bin/" + f, source, 0o755)
 
     def _initrd_name(self, spec):
-        return f"{spec.name}.cpio" if self._vms_on(spec.name) else \
-            f"{'l1' if spec.role == 'l1' else 'vm'}-{self._kernel_of(spec)}.cpio"
+        if self._vms_on(spec.name):
+            return f"{spec.name}.cpio"
+        kernel = self._kernel_of(spec)
+        return f"l1-{kernel}-{self._modules_of(spec)}.cpio" if spec.role == "l1" else f"vm-{kernel}.cpio"
+
+    def _modules_of(self, spec):
+        """Which KVM an L1 has; on a machine with stock modules it is stock, too."""
+        return (spec.modules or "stock") if self.modules == "span" else "stock"
 
     def _vms_on(self, name):
         return [s for s in self.topology.vms if (s.on or "L0") == name]
@@ -479,7 +488,7 @@ class Machine:
         c = self._base(path)
         if spec.role == "l1":
             self._hypervisor(c)
-            self._modules(c, kernel, spec.modules or "stock")
+            self._modules(c, kernel, self._modules_of(spec))
             port = paths.build("port", kernel + ".out", "span_port.ko")
             if os.path.exists(port):
                 c.file("lib/modules/span_port.ko", port)
@@ -509,6 +518,9 @@ class Machine:
     def _cmdline(self, spec):
         kernel = self._kernel_of(spec)
         words = [QUIET, f"span.level={spec.name}"]
+        if spec.kvmclock != "off":
+            # One whose clock is the TSC checks it, as on anybody's machine.
+            words.append("tsc=reliable")
         if spec.role == "L0":
             words.append("console=ttyS0,115200 nokaslr")
         else:
@@ -563,6 +575,8 @@ class Machine:
                 member["rights"] = RIGHTS if s.rights == "all" else s.rights.split(",")
             if s.deadline:
                 member["max-deadline-us"] = s.deadline
+            if s.vcpus:
+                member["vcpus"] = True if s.vcpus == "all" else [int(n) for n in s.vcpus.split(",")]
             members.append(member)
         return {"members": members}
 
@@ -571,9 +585,11 @@ class Machine:
         k = self._kernel_of(spec)
         n = spec.name if not peer_on else handover.stem(spec.name, peer_on)
         machine = "q35,sata=off,smbus=off,usb=off,hpet=off,vmport=off,smm=off,graphics=off"
+        if spec.irqchip:
+            machine += f",kernel-irqchip={ {'kernel': 'on'}.get(spec.irqchip, spec.irqchip)}"
         words = ["qemu-system-x86_64", "-L", "/usr/share/qemu", "-name", n, "-nodefaults", "-display", "none",
                  "-no-user-config", "-accel", "kvm", "-smp", str(spec.cpus), "-m", f"{spec.memory}M",
-                 "-cpu", GUEST_CPU if spec.role == "guest" else "host,host-phys-bits=on"]
+                 "-cpu", self._cpu_of(spec)]
         if spec.role == "guest":
             words += handover.OPTIONS
         if peer_on:
@@ -598,6 +614,15 @@ class Machine:
             words += ["-chardev", f"socket,id=sp0,path={RUN}/{n}.port,server=on,wait=off",
                       "-device", f"span-port-pci,id=port0,chardev=sp0,window-size={spec.window}"]
         return words
+
+    def _cpu_of(self, spec):
+        if spec.kvmclock == "off":
+            return SPLIT_CPU
+        if spec.role == "guest":
+            return GUEST_CPU
+        # A guest that wants an invariant TSC gets it on an L1 that has one.
+        wanted = any(s.kvmclock == "off" for s in self.topology.vms)
+        return "host,host-phys-bits=on" + (",migratable=off" if wanted else "")
 
     def launch(self, level, stem, words):
         """Start a QEMU on a level; its pid, once its sockets are there."""
@@ -634,7 +659,8 @@ class Machine:
         if vm.lost:
             raise MachineError(f"{name} did not boot: {vm.lost}; {vm.host.run(f'cat {RUN}/{name}.log')[1]}")
         if vm.spec.role == "l1":
-            vm.run("cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && insmod kvm.ko && "
+            span = "span=1" if self._modules_of(vm.spec) == "span" else ""
+            vm.run(f"cd /lib/modules; [ ! -f irqbypass.ko ] || insmod irqbypass.ko && insmod kvm.ko {span} && "
                    "insmod kvm-intel.ko && { [ ! -f span_port.ko ] || insmod span_port.ko; } && "
                    # Off by default on a machine as small as that.
                    "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled", timeout=100)

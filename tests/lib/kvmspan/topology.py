@@ -15,12 +15,15 @@ DIRECTORY = os.path.join(paths.MACHINE, "topologies")
 KEYS = {
     "memory": int,     # MiB
     "cpus": int,
+    "irqchip": str,    # of a guest: kernel (all of it in KVM) or split; default: kernel
+    "kvmclock": str,   # of a guest: on (and what else KVM offers its guests) or off; default: on
     "kernel": str,     # trimmed, cloud, debug; default: the run's
     "modules": str,    # stock, span: which KVM; default: the run's at L0, stock in an L1
     "window": str,     # size of the span-port's window; none: no port
     "access": str,     # ro, rw: what the guest's policy grants; none: no entry
     "rights": str,     # and which rights: notify, block, deny, log, with commas, or all
     "deadline": int,   # longest one of its watches, microseconds
+    "vcpus": str,      # of an L1: which vCPUs the guest's policy lets it have: all, or numbers with commas; default: none
     "on": str,         # the level whose QEMU runs it; default: L0
     "role": str,       # guest, l1, plain: default by name
 }
