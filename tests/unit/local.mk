@@ -14,3 +14,4 @@ CFLAGS_test-spanctl-watch := $(CFLAGS_test-spanctl)
 LIBS_test-spanctl := -ljson-c
 LIBS_test-spanctl-watch := -ljson-c
 CFLAGS_test-span-wire := -I$(QEMU) -I$(QEMU)/include
+CFLAGS_test-span-chan := $(CFLAGS_test-span-wire)
