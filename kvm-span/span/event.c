@@ -989,8 +989,8 @@ static int kvm_span_slow_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fau
 	return kvm_span_masked(&ctx);
 }
 
-/* From the page-fault handlers, before anything is looked up. */
-int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+/* The fault is on a page of a span. */
+static int kvm_span_slot_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
 	u8 access = fault->exec ? KVM_SPAN_X : fault->write ? KVM_SPAN_W : KVM_SPAN_R;
 	u64 page = kvm_span_slot_page(fault->slot, fault->gfn);
@@ -1011,6 +1011,23 @@ int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 		    !(kvm_span_mask_of(span, page, NULL) & kvm_span_need(access)))))
 		return RET_PF_CONTINUE;
 	return kvm_span_slow_fault(vcpu, fault, access);
+}
+
+/*
+ * From the page-fault handlers, before anything is looked up. A window that was
+ * taken away comes first: an async page fault in it would spin, and the L1 count
+ * it as its own.
+ */
+int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	static_assert(!RET_PF_CONTINUE);	/* kvm_span_fault() */
+
+	if (!fault->slot)
+		return RET_PF_CONTINUE;
+	if (kvm_span_fenced(vcpu->kvm, fault->slot, fault->gfn))
+		return kvm_span_pause(vcpu) ?: RET_PF_RETRY;
+	return likely(!kvm_span_of(fault->slot)) ? RET_PF_CONTINUE :
+						   kvm_span_slot_fault(vcpu, fault);
 }
 
 /*

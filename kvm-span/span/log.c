@@ -82,25 +82,18 @@ static void kvm_span_bits_andnot(unsigned long *bits, u64 first, u64 end)
 
 /* For the MMU. */
 
-/* Does the D bit of this table's entries tell of writes? */
-bool kvm_span_log_by_dirty(const struct kvm_mmu_page *sp)
+/* Does the D bit of entries of such a table tell of writes? */
+bool kvm_span_log_by_dirty(union kvm_mmu_page_role role, bool tdp_mmu)
 {
-	if (sp->role.ad_disabled || !tdp_enabled || !kvm_ad_enabled())
+	if (role.ad_disabled || !tdp_enabled || !kvm_ad_enabled())
 		return false;
 	/*
 	 * The fetch finds entries by their rmaps. Of the TDP MMU is the table of a
 	 * nested guest whose L1 has no EPT for it.
 	 */
-	if (sp->role.guest_mode)
-		return !sp->tdp_mmu_page;
+	if (role.guest_mode)
+		return !tdp_mmu;
 	return kvm_x86_ops.cpu_dirty_log_size;
-}
-
-/* Where D bits do not work, an armed page's entry is not writable at all. */
-bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_span *span,
-				gfn_t gfn)
-{
-	return kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn));
 }
 
 /* Put a page into the logs of it. */
@@ -137,11 +130,16 @@ void kvm_span_log_written(struct kvm_span *span, u64 page)
  * pages whose write failed, too (steal time): not those that could not be written.
  * What a vCPU wrote before its window was taken away is known from the D bits.
  */
-void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span, gfn_t gfn)
+void __kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	const struct kvm_span_member *member = slot->arch.span_member;
-	u64 page = kvm_span_slot_page(slot, gfn);
+	struct kvm_span *span = kvm_span_watched(slot);
+	const struct kvm_span_member *member;
+	u64 page;
 
+	if (likely(!span))
+		return;
+	member = slot->arch.span_member;
+	page = kvm_span_slot_page(slot, gfn);
 	if (member && (READ_ONCE(member->state) != KVM_SPAN_JOINED ||
 		       !(member->access & KVM_SPAN_ACCESS_W)))
 		return;

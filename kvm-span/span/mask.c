@@ -389,15 +389,18 @@ u32 kvm_span_mask_of(struct kvm_span *span, u64 page, const struct kvm_span_memb
 }
 
 /* For KVM's own accesses, any context: does anybody protect the page? */
-bool __kvm_span_denies(const struct kvm_memory_slot *slot, struct kvm_span *span,
-		       gfn_t gfn, u32 access)
+bool __kvm_span_denies(const struct kvm_memory_slot *slot, gfn_t gfn, u32 access)
 {
-	u64 page = kvm_span_slot_page(slot, gfn);
+	struct kvm_span *span = kvm_span_watched(slot);
 	struct kvm_span_watch *watch;
 	unsigned long *bits;
 	bool denied = false;
 	int i, a;
+	u64 page;
 
+	if (likely(!span))
+		return false;
+	page = kvm_span_slot_page(slot, gfn);
 	if (!(kvm_span_mask_of(span, page, NULL) & access))
 		return false;
 	rcu_read_lock();
@@ -425,71 +428,94 @@ bool kvm_span_split(struct kvm_span *span, u64 first, u64 pages)
 }
 
 /* For KVM, under mmu_lock: how large may an entry be. */
-int __kvm_span_max_level(const struct kvm_memory_slot *slot, struct kvm_span *span,
-			 gfn_t gfn, int max_level)
+int __kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t gfn, int max_level)
 {
+	struct kvm_span *span = kvm_span_watched(slot);
+
+	if (likely(!span))
+		return max_level;
 	/* shmem has no larger pages. */
 	max_level = min(max_level, PG_LEVEL_2M);
 	if (max_level == PG_LEVEL_4K)
 		return max_level;
-	/* The block is inside the slot: KVM looked at that before. */
+	/* A block that is not all in the slot is not mapped in one piece anyway. */
 	gfn = gfn_round_for_level(gfn, PG_LEVEL_2M);
+	if (gfn < slot->base_gfn ||
+	    gfn + KVM_SPAN_BLOCK > slot->base_gfn + slot->npages)
+		return PG_LEVEL_4K;
 	if (kvm_span_split(span, kvm_span_slot_page(slot, gfn), KVM_SPAN_BLOCK))
 		return PG_LEVEL_4K;
 	return PG_LEVEL_2M;
 }
 
-/*
- * Take what is masked out of an access; false if no entry may be made of it.
- * There is none for a page that may not be read, nor where an entry without any
- * access is not to be told from one that is not present (EPT that knows
- * execute-only).
- */
-static bool kvm_span_cut_access(const struct kvm_memory_slot *slot, struct kvm_span *span,
-				const struct kvm_mmu_page *sp, gfn_t gfn,
-				unsigned int *access)
+/* What is masked in an entry of a table of this role. */
+static u32 kvm_span_entry_mask(const struct kvm_memory_slot *slot, struct kvm_span *span,
+			       union kvm_mmu_page_role role, gfn_t gfn)
 {
-	u32 mask = kvm_span_mask_of(span, kvm_span_slot_page(slot, gfn),
-				    sp->role.guest_mode ? NULL : slot->arch.span_member);
-
-	if (mask & (KVM_SPAN_ACCESS_W | KVM_SPAN_ACCESS_R))
-		*access &= ~ACC_WRITE_MASK;
-	if (mask & KVM_SPAN_ACCESS_X)
-		*access &= ~ACC_EXEC_MASK;
-	return !(mask & KVM_SPAN_ACCESS_R) &&
-	       (*access | shadow_present_mask) != SHADOW_NONPRESENT_VALUE;
+	return kvm_span_mask_of(span, kvm_span_slot_page(slot, gfn),
+				role.guest_mode ? NULL : slot->arch.span_member);
 }
 
 /*
- * For KVM, under mmu_lock, before an entry is made: must there be none? A write
- * that is to be mapped now goes into the logs.
+ * For KVM, under mmu_lock, before an entry is made: must there be none? There is
+ * none for a page that may not be read, nor where an entry without any access is
+ * not to be told from one that is not present (EPT that knows execute-only). A
+ * write that is to be mapped now goes into the logs.
  */
 bool __kvm_span_hides(const struct kvm_memory_slot *slot, struct kvm_span *span,
-		      const struct kvm_mmu_page *sp, gfn_t gfn, unsigned int access,
+		      union kvm_mmu_page_role role, gfn_t gfn, unsigned int access,
 		      bool write)
 {
-	if (!kvm_span_cut_access(slot, span, sp, gfn, &access))
+	u32 mask = kvm_span_entry_mask(slot, span, role, gfn);
+
+	if (mask & KVM_SPAN_ACCESS_W)
+		access &= ~ACC_WRITE_MASK;
+	if (mask & KVM_SPAN_ACCESS_X)
+		access &= ~ACC_EXEC_MASK;
+	if ((mask & KVM_SPAN_ACCESS_R) ||
+	    (access | shadow_present_mask) == SHADOW_NONPRESENT_VALUE)
 		return true;
 	if (write && (access & ACC_WRITE_MASK))
 		kvm_span_log_written(span, kvm_span_slot_page(slot, gfn));
 	return false;
 }
 
-/*
- * For make_spte(). Nothing is left only if a mask came after the question above:
- * what is made then is zapped right away.
- */
-unsigned int __kvm_span_spte_access(const struct kvm_memory_slot *slot,
-				    struct kvm_span *span, const struct kvm_mmu_page *sp,
-				    gfn_t gfn, unsigned int access)
+/* For KVM, under mmu_lock: a fault is about to be mapped. */
+bool __kvm_span_unmappable(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
-	unsigned int left = access;
+	struct kvm_span *span = kvm_span_watched(fault->slot);
 
-	kvm_span_cut_access(slot, span, sp, gfn, &left);
-	if ((left | shadow_present_mask) == SHADOW_NONPRESENT_VALUE)
-		return access;
-	if ((left & ACC_WRITE_MASK) && !kvm_span_log_by_dirty(sp) &&
-	    kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn)))
-		left &= ~ACC_WRITE_MASK;
+	if (likely(!span))
+		return false;
+	fault->max_level = __kvm_span_max_level(fault->slot, fault->gfn, fault->max_level);
+	return __kvm_span_hides(fault->slot, span, vcpu->arch.mmu->root_role, fault->gfn,
+				ACC_ALL, fault->write);
+}
+
+/*
+ * For make_spte(), under mmu_lock. The table is one of the vCPU's present MMU: it
+ * has the role of the root, as far as it matters here. An armed page's entry has no D; where D bits do
+ * not tell of writes it is not writable at all. Nothing is left only if a mask came
+ * after the question above: what is made then is zapped right away.
+ */
+u64 __kvm_span_spte(struct kvm_vcpu *vcpu, const struct kvm_memory_slot *slot,
+		    struct kvm_span *span, gfn_t gfn, u64 spte)
+{
+	union kvm_mmu_page_role role = vcpu->arch.mmu->root_role;
+	u32 mask = kvm_span_entry_mask(slot, span, role, gfn);
+	u64 left = spte;
+
+	if (kvm_span_log_armed(span, kvm_span_slot_page(slot, gfn))) {
+		left &= ~shadow_dirty_mask;
+		if (!kvm_span_log_by_dirty(role, tdp_mmu_enabled && role.direct))
+			mask |= KVM_SPAN_ACCESS_W;
+	}
+	if (mask & (KVM_SPAN_ACCESS_W | KVM_SPAN_ACCESS_R))
+		left &= ~(PT_WRITABLE_MASK | shadow_mmu_writable_mask | shadow_dirty_mask);
+	if (mask & KVM_SPAN_ACCESS_X)
+		left = (left & ~shadow_x_mask) | shadow_nx_mask;
+	if (shadow_present_mask == SHADOW_NONPRESENT_VALUE &&
+	    !(left & (shadow_user_mask | PT_WRITABLE_MASK | shadow_x_mask)))
+		return spte;
 	return left;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the patched places of KVM call. A VM that never joined a span costs a
- * few loads and branches in each of them.
+ * What the patched places of KVM call. On a host without a span each is a no-op
+ * instruction: so that it stays one, what is called behind the static key takes
+ * what the place has in registers anyway, and looks at the slot itself.
  */
 #ifndef KVM_SPAN_HOOKS_H
 #define KVM_SPAN_HOOKS_H
@@ -38,25 +39,20 @@ extern atomic_t kvm_spans_logging;
 
 int __kvm_span_slot_bind(struct kvm *kvm, struct kvm_memory_slot *slot);
 void __kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot *slot);
-int __kvm_span_max_level(const struct kvm_memory_slot *slot, struct kvm_span *span,
-			 gfn_t gfn, int max_level);
+int __kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t gfn, int max_level);
+bool __kvm_span_unmappable(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 bool __kvm_span_hides(const struct kvm_memory_slot *slot, struct kvm_span *span,
-		      const struct kvm_mmu_page *sp, gfn_t gfn, unsigned int access,
+		      union kvm_mmu_page_role role, gfn_t gfn, unsigned int access,
 		      bool write);
-unsigned int __kvm_span_spte_access(const struct kvm_memory_slot *slot,
-				    struct kvm_span *span, const struct kvm_mmu_page *sp,
-				    gfn_t gfn, unsigned int access);
-bool __kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, struct kvm_span *span,
-				gfn_t gfn);
-bool kvm_span_log_by_dirty(const struct kvm_mmu_page *sp);
+u64 __kvm_span_spte(struct kvm_vcpu *vcpu, const struct kvm_memory_slot *slot,
+		    struct kvm_span *span, gfn_t gfn, u64 spte);
+bool kvm_span_log_by_dirty(union kvm_mmu_page_role role, bool tdp_mmu);
 void __kvm_span_pfn_dirty(kvm_pfn_t pfn);
-bool __kvm_span_denies(const struct kvm_memory_slot *slot, struct kvm_span *span,
-		       gfn_t gfn, u32 access);
+bool __kvm_span_denies(const struct kvm_memory_slot *slot, gfn_t gfn, u32 access);
 
 /* mmu.c */
 bool kvm_span_rmap_dirty(const struct kvm_memory_slot *slot, gfn_t gfn, bool rearm);
-void __kvm_span_wrote(const struct kvm_memory_slot *slot, struct kvm_span *span,
-		      gfn_t gfn);
+void __kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn);
 
 /*
  * The span whose memory a slot shows, or NULL. Valid as long as the slot is:
@@ -93,55 +89,53 @@ static inline void kvm_span_slot_unbind(struct kvm *kvm, struct kvm_memory_slot 
 static inline int kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t gfn,
 				     int max_level)
 {
-	struct kvm_span *span = kvm_span_watched(slot);
+	return static_branch_unlikely(&kvm_span_any.key) ?
+	       __kvm_span_max_level(slot, gfn, max_level) : max_level;
+}
 
-	return likely(!span) ? max_level : __kvm_span_max_level(slot, span, gfn, max_level);
+/*
+ * A fault is about to be mapped, mmu_lock is held: must it not be? If it may, what is
+ * masked page by page is mapped page by page, and a write goes into logs.
+ */
+static inline bool kvm_span_unmappable(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	return static_branch_unlikely(&kvm_span_any.key) && __kvm_span_unmappable(vcpu, fault);
 }
 
 /* Must there be no entry for this page? If there may, a write goes into logs. */
 static inline bool kvm_span_hides(const struct kvm_memory_slot *slot,
-				  const struct kvm_mmu_page *sp, gfn_t gfn,
+				  union kvm_mmu_page_role role, gfn_t gfn,
 				  unsigned int access, bool write)
 {
 	struct kvm_span *span = kvm_span_watched(slot);
 
-	return unlikely(span) && __kvm_span_hides(slot, span, sp, gfn, access, write);
+	return unlikely(span) && __kvm_span_hides(slot, span, role, gfn, access, write);
 }
 
-/* What of the access an entry may give. */
-static inline unsigned int kvm_span_spte_access(const struct kvm_memory_slot *slot,
-						const struct kvm_mmu_page *sp, gfn_t gfn,
-						unsigned int access)
+/*
+ * What is left of an entry: without what is masked, and without D where the next
+ * write is to be logged.
+ */
+static inline u64 kvm_span_spte(struct kvm_vcpu *vcpu, const struct kvm_memory_slot *slot,
+				gfn_t gfn, u64 spte)
 {
 	struct kvm_span *span = kvm_span_watched(slot);
 
-	return likely(!span) ? access : __kvm_span_spte_access(slot, span, sp, gfn, access);
-}
-
-/* Must a writable entry be made without D, for the next write to be logged? */
-static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	struct kvm_span *span = kvm_span_watched(slot);
-
-	return unlikely(span) && __kvm_span_withholds_dirty(slot, span, gfn);
+	return likely(!span) ? spte : __kvm_span_spte(vcpu, slot, span, gfn, spte);
 }
 
 /* A page was written: by an entry, by KVM itself, or PML says so. */
 static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	struct kvm_span *span = kvm_span_watched(slot);
-
-	if (unlikely(span))
-		__kvm_span_wrote(slot, span, gfn);
+	if (static_branch_unlikely(&kvm_span_any.key))
+		__kvm_span_wrote(slot, gfn);
 }
 
 /* Does a watch protect the page from this access, KVM's own included? */
 static inline bool kvm_span_denies(const struct kvm_memory_slot *slot, gfn_t gfn,
 				   u32 access)
 {
-	struct kvm_span *span = kvm_span_watched(slot);
-
-	return unlikely(span) && __kvm_span_denies(slot, span, gfn, access);
+	return static_branch_unlikely(&kvm_span_any.key) && __kvm_span_denies(slot, gfn, access);
 }
 
 /* The D bit of an entry goes, with the entry or without it. */
@@ -173,10 +167,11 @@ bool __kvm_span_emulation_failed(struct kvm_vcpu *vcpu);
 void kvm_span_vcpu_init(struct kvm_vcpu *vcpu);
 void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu);
 
-/* May an access go on to where the page is looked up: RET_PF_CONTINUE. */
-#define kvm_span_fault(vcpu, fault)					\
-	(likely(!kvm_span_of((fault)->slot)) ? RET_PF_CONTINUE :	\
-	 __kvm_span_fault(vcpu, fault))
+/* May an access go on to where the page is looked up? Then RET_PF_CONTINUE, which is 0. */
+static inline int kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	return static_branch_unlikely(&kvm_span_any.key) ? __kvm_span_fault(vcpu, fault) : 0;
+}
 
 /* The emulator is about to access memory. */
 static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa,
@@ -235,22 +230,21 @@ static inline int kvm_span_max_level(const struct kvm_memory_slot *slot, gfn_t g
 }
 
 static inline bool kvm_span_hides(const struct kvm_memory_slot *slot,
-				  const struct kvm_mmu_page *sp, gfn_t gfn,
+				  union kvm_mmu_page_role role, gfn_t gfn,
 				  unsigned int access, bool write)
 {
 	return false;
 }
 
-static inline unsigned int kvm_span_spte_access(const struct kvm_memory_slot *slot,
-						const struct kvm_mmu_page *sp, gfn_t gfn,
-						unsigned int access)
-{
-	return access;
-}
-
-static inline bool kvm_span_withholds_dirty(const struct kvm_memory_slot *slot, gfn_t gfn)
+static inline bool kvm_span_unmappable(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {
 	return false;
+}
+
+static inline u64 kvm_span_spte(struct kvm_vcpu *vcpu, const struct kvm_memory_slot *slot,
+				gfn_t gfn, u64 spte)
+{
+	return spte;
 }
 
 static inline void kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn) { }
@@ -270,7 +264,10 @@ static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 
 static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu) { }
 
-#define kvm_span_fault(vcpu, fault) RET_PF_CONTINUE
+static inline int kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	return 0;
+}
 
 static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa,
 						   bool write)
