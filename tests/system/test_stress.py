@@ -36,16 +36,34 @@ class Stress:
             ops += [(self.l1_writes, 3), (self.move, 3)]
             if len(self.watches) < 4:
                 ops.append((self.watch, 6))
-            if [n for n in self.attached if n != self.seat]:
-                ops.append((self.detach, 1))
+            if self.others():
+                ops += [(self.detach, 1), (self.kill, 1)]
         if self.watches:
             ops.append((self.unwatch, 3))
         return ops
+
+    def others(self):
+        """L1s that are attached and do not run the guest."""
+        return sorted(n for n in self.attached if n != self.seat)
 
     def step(self):
         ops = self.operations()
         operation = self.rng.choices([o for o, _ in ops], [w for _, w in ops])[0]
         return operation.__name__ + " " + str(operation())
+
+    # What has to be among the operations whatever the seed.
+    def to_l1a(self):
+        if "L1a" not in self.attached:
+            self.attach("L1a")
+        return self.move("L1a")
+
+    def to_l0(self):
+        return self.move("L0")
+
+    def kill_one(self):
+        if not self.others():
+            self.attach()
+        return self.kill()
 
     def arrives(self, index):
         return all(lets for _, i, _, lets in self.watches if i == index)
@@ -83,15 +101,15 @@ class Stress:
         self.written(i, n, lets, f"a write by {name}")
         return f"{name} {i}"
 
-    def attach(self):
-        name = self.rng.choice([n for n in L1S if n not in self.attached])
+    def attach(self, name=None):
+        name = name or self.rng.choice([n for n in L1S if n not in self.attached])
         bring(self.m, name, "rw")
         self.attached.add(name)
         self.views[name] = Memory(self.m[name])
         return name
 
     def detach(self):
-        name = self.rng.choice(sorted(n for n in self.attached if n != self.seat))
+        name = self.rng.choice(self.others())
         handover.stop_peer(self.m, self.m["guest"], name)
         self.views.pop(name).close()
         if self.rng.random() < 0.5:
@@ -104,8 +122,42 @@ class Stress:
         self.attached.remove(name)
         return name
 
-    def move(self):
-        to = self.rng.choice([x for x in ("L0", *sorted(self.attached)) if x != self.seat])
+    def kill(self):
+        """SIGKILL of an L1's QEMU while the guest writes a page that it watches, if it does; it boots and comes back."""
+        name = self.rng.choice(self.others())
+        mine = [w for w in self.watches if w[0] == name]
+        # What it protects is denied at once while it is there, so what it watches otherwise.
+        protected = {w[1] for w in mine if isinstance(w[2], Protect)}
+        asked = sorted({w[1] for w in mine} - protected) or sorted(set(range(len(self.pages))) - protected)
+        i = self.rng.choice(asked) if asked else None
+        n = next(_numbers)
+        # It does not answer any more, and then is not there any more: which it was when asked is a matter of luck.
+        self.m.kill_vm(name, "STOP")
+        if i is not None:
+            self.pages[i].tool.start(f"x 0 {n}")
+        self.m.sleep(self.rng.choice((0, 0.005)))
+        events = len(self.m.events("guest"))
+        self.m.kill_vm(name)
+        self.m.wait_event("guest", "SPAN_PEER_LOST", after=events)
+        self.watches = [w for w in self.watches if w not in mine]
+        self.attached.remove(name)
+        self.views.pop(name)
+        if i is not None:
+            equal(self.pages[i].tool.finish(), "ok", "the guest's write")
+            self.written(i, n, self.arrives(i), f"a write by the guest on {self.seat} while {name} was killed")
+        for w in mine:
+            n = next(_numbers)
+            equal(self.pages[w[1]].tool.store(0, n), "ok", "the guest's write")
+            self.written(w[1], n, self.arrives(w[1]), f"a write of a page that {name} watched when it was killed")
+        equal(attached(self.m), self.attached, "attached")
+        equal(info(self.m)["watches"], len(self.watches), f"watches after {name} was killed")
+        self.chain.check(f"after {name} was killed")
+        self.m.restart_vm(name)
+        self.attach(name)
+        return f"{name} with {len(mine)} watches"
+
+    def move(self, to=None):
+        to = to or self.rng.choice([x for x in ("L0", *sorted(self.attached)) if x != self.seat])
         self.m.hand_over("guest", to)
         self.seat = to
         self.chain.check(f"on {to}")
@@ -156,16 +208,20 @@ class Stress:
 
 @case("event/random-operations", topology="hand-over", tags=("slow",), timeout=1500)
 def random_operations(m, seed=20261121, operations=150):
-    """Hand-over, attach, detach, watches, writes from all sides against a model. Replay: the seed."""
+    """Hand-over, attach, detach, kill, watches, writes from all sides against a model. Replay: the seed."""
     s = Stress(m, seed)
     done = []
+    sure = {operations // 4: "to_l1a", operations // 2: "kill_one", operations * 3 // 4: "to_l0"}
     try:
         for n in range(operations):
-            done.append(s.step())
+            done.append(f"{sure[n]} {getattr(s, sure[n])()}" if n in sure else s.step())
             m.log_line("stress", f"{n} {done[-1]}")
             if n % 10 == 9:
                 s.chain.check(f"after {n + 1} operations")
         s.finish()
     except Exception as e:
         raise AssertionError(f"seed {seed}, after {done[-8:]}: {e}") from e
-    check(len({d.split()[0] for d in done}) >= 8, "every kind of operation was done")
+    kinds = {d.split()[0] for d in done}
+    missing = {o.__name__ for o in (s.guest_writes, s.l0_writes, s.l1_writes, s.attach, s.detach, s.kill, s.move,
+                                    s.watch, s.unwatch)} - kinds
+    check(not missing, f"none of the {operations} operations was {', '.join(sorted(missing))}")
