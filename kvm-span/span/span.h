@@ -33,6 +33,11 @@
 /* Watches of all members of one span. */
 #define KVM_SPAN_SPAN_WATCHES	64
 
+/* Of each member's that nobody else can take; the others are for who comes first. */
+#define KVM_SPAN_OWN_WATCHES	2
+#define KVM_SPAN_COMMON_WATCHES	\
+	(KVM_SPAN_SPAN_WATCHES - KVM_SPAN_MAX_MEMBERS * KVM_SPAN_OWN_WATCHES)
+
 /* Bits of KVM_SPAN_ACCESS_* are 1 << these. */
 enum { KVM_SPAN_R, KVM_SPAN_W, KVM_SPAN_X, KVM_SPAN_NR_ACCESS };
 
@@ -81,6 +86,7 @@ struct kvm_span {
 	/* Places in use: until nothing names a watch that has ended any more. */
 	DECLARE_BITMAP(watch_places, KVM_SPAN_SPAN_WATCHES);
 	unsigned int nr_watches;
+	unsigned int nr_common;		/* of them, beyond each member's own */
 	struct kvm_span_events *events;	/* constant; event.c */
 
 	/*
@@ -138,6 +144,7 @@ struct kvm_span_member {
 
 	/* Under span->control; found under RCU. */
 	struct kvm_span_watch __rcu *watch[KVM_SPAN_MAX_WATCHES];
+	unsigned int nr_watches;
 	atomic_t ending;		/* watches that were taken out, not through yet */
 	struct kvm_span_ring_state *ring;	/* set once, until the file's release */
 

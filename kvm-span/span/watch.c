@@ -93,12 +93,17 @@ static int kvm_span_watch_refuse(struct kvm_span_member *member, const char *wha
 	return err;
 }
 
-/* Find it a place. Under span->control. */
+/*
+ * Find it a place. Each member has some that are his, so that no others can keep him
+ * from watching. EAGAIN: those that are on their way out have them. Under
+ * span->control.
+ */
 static int kvm_span_watch_list(struct kvm_span_watch *watch)
 {
 	struct kvm_span_member *member = watch->member;
 	struct kvm_span *span = member->span;
 	unsigned int index, id;
+	bool common;
 	int r;
 
 	lockdep_assert_held(&span->control);
@@ -108,9 +113,14 @@ static int kvm_span_watch_list(struct kvm_span_watch *watch)
 	for (id = 1; id <= KVM_SPAN_MAX_WATCHES; id++)
 		if (!rcu_access_pointer(member->watch[id - 1]))
 			break;
-	index = find_first_zero_bit(span->watch_places, KVM_SPAN_SPAN_WATCHES);
-	if (id > KVM_SPAN_MAX_WATCHES || index == KVM_SPAN_SPAN_WATCHES)
+	common = member->nr_watches >= KVM_SPAN_OWN_WATCHES;
+	if (id > KVM_SPAN_MAX_WATCHES || (common && span->nr_common >= KVM_SPAN_COMMON_WATCHES))
 		return -ENOSPC;
+	index = find_first_zero_bit(span->watch_places, KVM_SPAN_SPAN_WATCHES);
+	if (index == KVM_SPAN_SPAN_WATCHES)
+		return -EAGAIN;
+	member->nr_watches++;
+	span->nr_common += common;
 	watch->id = id;
 	watch->index = index;
 	set_bit(index, span->watch_places);
@@ -133,6 +143,8 @@ static void kvm_span_watch_unlist(struct kvm_span_watch *watch)
 	RCU_INIT_POINTER(member->watch[watch->id - 1], NULL);
 	RCU_INIT_POINTER(span->watch[watch->index], NULL);
 	WRITE_ONCE(span->nr_watches, span->nr_watches - 1);
+	if (member->nr_watches-- > KVM_SPAN_OWN_WATCHES)
+		span->nr_common--;
 	atomic_inc(&member->ending);
 	kvm_span_mask_drop(watch);
 }
@@ -145,10 +157,13 @@ static void kvm_span_watch_unlist(struct kvm_span_watch *watch)
 static void kvm_span_watch_finish(struct kvm_span_watch *watch)
 {
 	struct kvm_span_member *member = watch->member;
+	unsigned long *places = member->span->watch_places;
 
 	kvm_span_event_forget(watch);
 	trace_kvm_span_watch("destroy", member->id, watch->id, 0, 0, 0, 0);
-	clear_bit(watch->index, member->span->watch_places);
+	clear_bit(watch->index, places);
+	smp_mb__after_atomic();
+	wake_up_var(places);
 	kvm_span_watch_put(watch);
 	if (atomic_dec_and_test(&member->ending))
 		wake_up_var(&member->ending);
@@ -229,9 +244,16 @@ static long kvm_span_watch_create(struct kvm_span_member *member, void __user *u
 	watch->deadline_us = clamp(deadline, KVM_SPAN_DEADLINE_MIN, member->max_deadline_us);
 	watch->on_timeout = arg.on_timeout;
 
-	mutex_lock(&span->control);
-	r = kvm_span_watch_list(watch);
-	mutex_unlock(&span->control);
+	for (;;) {
+		mutex_lock(&span->control);
+		r = kvm_span_watch_list(watch);
+		mutex_unlock(&span->control);
+		if (r != -EAGAIN)
+			break;
+		/* Nobody's call keeps them: an RCU grace period, and they are gone. */
+		wait_var_event(span->watch_places,
+			       !bitmap_full(span->watch_places, KVM_SPAN_SPAN_WATCHES));
+	}
 	if (r) {
 		kvm_span_watch_put(watch);
 		kvm_span_watch_put(watch);

@@ -232,20 +232,23 @@ static void t_ids(void)
 	CHECK(w != 1, "an id that is in use");
 }
 
+#define OWN	2	/* places that every member has */
+#define COMMON	(64 - KVM_SPAN_MAX_MEMBERS * OWN)
+
 static void t_quotas(void)
 {
+	int i, k, greedy = COMMON / (KVM_SPAN_MAX_WATCHES - OWN), rest = COMMON % (KVM_SPAN_MAX_WATCHES - OWN);
 	struct party p[KVM_SPAN_MAX_MEMBERS];
 	struct kvm_span_watch_info info;
-	int i, k, members = 64 / KVM_SPAN_MAX_WATCHES;
 	uint32_t w, seen;
 	char name[16];
 
 	guest_new(&g, 0);
-	for (i = 0; i <= members; i++) {
+	for (i = 0; i < KVM_SPAN_MAX_MEMBERS; i++) {
 		snprintf(name, sizeof(name), "watcher%d", i);
 		watcher_new(&p[i], g.span, name);
 	}
-	for (i = 0; i < members; i++) {
+	for (i = 0; i < greedy; i++) {
 		for (k = 0, seen = 0; k < KVM_SPAN_MAX_WATCHES; k++) {
 			w = watch_new(p[i].fd, 0, ALLOW);
 			CHECK(w >= 1 && w <= KVM_SPAN_MAX_WATCHES && !(seen >> w & 1), "id %u", w);
@@ -254,13 +257,29 @@ static void t_quotas(void)
 		CHECK(watch_create(p[i].fd, 0, ALLOW, NULL) == -1 && errno == ENOSPC, "the ninth: %s",
 		      strerror(errno));
 	}
+	/* What is left of the common places, and then everybody has his own ones. */
+	for (k = 0; k < OWN + rest; k++)
+		watch_new(p[greedy].fd, 0, ALLOW);
+	CHECK_ERR(watch_create(p[greedy].fd, 0, ALLOW, NULL), ENOSPC);
+	for (i = greedy + 1; i < KVM_SPAN_MAX_MEMBERS; i++) {
+		for (k = 0; k < OWN; k++)
+			CHECK(watch_create(p[i].fd, 0, ALLOW, NULL) == 0, "member %d's own watch %d: %s", i, k,
+			      strerror(errno));
+		CHECK(watch_create(p[i].fd, 0, ALLOW, NULL) == -1 && errno == ENOSPC, "member %d's third: %s", i,
+		      strerror(errno));
+	}
 	CHECK(span_stats(g.span).watches == 64, "%u watches", span_stats(g.span).watches);
-	CHECK_ERR(watch_create(p[members].fd, 0, ALLOW, NULL), ENOSPC);
-	/* One that goes makes room for another. */
+	/* One of the common places that is let go is for the first that asks ... */
 	MUST(watch_destroy(p[3].fd, 5));
-	CHECK(watch_create(p[members].fd, 0, ALLOW, &w) == 0, "%s", strerror(errno));
+	CHECK(watch_create(p[greedy + 1].fd, 0, ALLOW, &w) == 0, "%s", strerror(errno));
 	CHECK_ERR(watch_create(p[3].fd, 0, ALLOW, NULL), ENOSPC);
-	/* So does a member that is revoked, and one that leaves. */
+	/* ... his own for him alone, as often as he likes. */
+	for (k = 0; k < 20; k++) {
+		MUST(watch_destroy(p[greedy + 2].fd, 1));
+		CHECK_ERR(watch_create(p[3].fd, 0, ALLOW, NULL), ENOSPC);
+		CHECK(watch_create(p[greedy + 2].fd, 0, ALLOW, &w) == 0 && w == 1, "id %u, %s", w, strerror(errno));
+	}
+	/* A member that is revoked gives back what it had, and one that leaves. */
 	MUST(span_revoke(g.span, p[0].id));
 	CHECK(span_stats(g.span).watches == 64 - KVM_SPAN_MAX_WATCHES, "%u watches", span_stats(g.span).watches);
 	CHECK(watch_create(p[3].fd, 0, ALLOW, &w) == 0 && w == 5, "id %u, %s", w, strerror(errno));
