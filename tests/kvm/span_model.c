@@ -251,6 +251,7 @@ static void process_start(struct member *m)
 		close(in[1]);
 		close(out[0]);
 		self.fd = fd;
+		ktap_failures = 0;
 		process_main(m->kind, in[0], out[1]);
 	}
 	close(fd);
