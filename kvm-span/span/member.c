@@ -15,14 +15,14 @@
 #include "trace.h"
 
 #define KVM_SPAN_ACCESS_ALL	(KVM_SPAN_ACCESS_R | KVM_SPAN_ACCESS_W)
-#define KVM_SPAN_RIGHTS_ALL	(KVM_SPAN_RIGHT_NOTIFY | KVM_SPAN_RIGHT_BLOCK | \
-				 KVM_SPAN_RIGHT_DENY | KVM_SPAN_RIGHT_LOG)
+#define KVM_SPAN_RIGHTS_ALL	(KVM_SPAN_RIGHTS_WATCH | KVM_SPAN_RIGHT_VCPU)
 
 static void kvm_span_member_free(struct kref *ref)
 {
 	struct kvm_span_member *member = container_of(ref, struct kvm_span_member, ref);
 
 	kvm_span_ring_free(member);
+	kvm_span_share_release(member);
 	put_pid(member->pid);
 	kfree(member);
 }
@@ -154,11 +154,12 @@ static enum kvm_span_state kvm_span_member_fence(struct kvm_span_member *member)
 	return state;
 }
 
-/* After the state has changed: no more watches, and nobody to look for answers. */
+/* After the state has changed: no more watches, and nobody listens to the L1. */
 static void kvm_span_member_unwatch(struct kvm_span_member *member)
 {
 	kvm_span_watch_end_all(member);
 	kvm_span_ring_end(member);
+	kvm_span_share_end(member);
 }
 
 /*
@@ -198,6 +199,19 @@ static struct kvm_span_member *kvm_span_member_find(struct kvm_span *span, u32 i
 		if (member->id == id)
 			return member;
 	return NULL;
+}
+
+/* A reference to the member of this id, or NULL. */
+struct kvm_span_member *kvm_span_member_get(struct kvm_span *span, u32 id)
+{
+	struct kvm_span_member *member;
+
+	spin_lock(&span->lock);
+	member = kvm_span_member_find(span, id);
+	if (member)
+		kref_get(&member->ref);
+	spin_unlock(&span->lock);
+	return member;
 }
 
 /*
@@ -278,11 +292,7 @@ long kvm_span_member_query(struct kvm_span *span, void __user *uarg)
 		return r;
 	if (info.flags)
 		return -EINVAL;
-	spin_lock(&span->lock);
-	member = kvm_span_member_find(span, info.member);
-	if (member)
-		kref_get(&member->ref);
-	spin_unlock(&span->lock);
+	member = kvm_span_member_get(span, info.member);
 	if (!member)
 		return -ENOENT;
 	kvm_span_member_info(member, &info);
@@ -389,14 +399,20 @@ static long kvm_span_member_ioctl(struct file *file, unsigned int cmd, unsigned 
 		return kvm_span_member_join(member, uarg);
 	case _IOC_NR(KVM_SPAN_GET_MEMBER):
 		return kvm_span_member_query_self(member, uarg);
+	case _IOC_NR(KVM_SPAN_SHARE):
+		return kvm_span_share_setup(member, uarg);
+	case _IOC_NR(KVM_SPAN_DOORBELL):
+		return kvm_span_share_doorbell(member, uarg);
 	default:
 		return kvm_span_watch_ioctl(member, _IOC_NR(cmd), uarg);
 	}
 }
 
-/* The ring is at an offset of its own, far behind the guest's memory. */
+/* Ring and shared pages are at offsets of their own, far behind the guest's memory. */
 static int kvm_span_member_mmap(struct file *file, struct vm_area_struct *vma)
 {
+	if (vma->vm_pgoff >= KVM_SPAN_SHARE_OFFSET >> PAGE_SHIFT)
+		return kvm_span_share_mmap(file->private_data, vma);
 	if (vma->vm_pgoff >= KVM_SPAN_RING_OFFSET >> PAGE_SHIFT)
 		return kvm_span_ring_mmap(file->private_data, vma);
 	return kvm_span_window_mmap(file, vma);
@@ -556,6 +572,9 @@ static bool kvm_span_grant_valid(const struct kvm_span_grant *arg)
 	bool watcher = arg->flags & KVM_SPAN_GRANT_WATCHER;
 
 	if ((arg->flags & ~KVM_SPAN_GRANT_WATCHER) || (arg->rights & ~KVM_SPAN_RIGHTS_ALL))
+		return false;
+	/* An L1 owns vCPUs, so it has to be one. */
+	if (watcher && (arg->rights & KVM_SPAN_RIGHT_VCPU))
 		return false;
 	if (watcher ? arg->access : !arg->access || (arg->access & ~KVM_SPAN_ACCESS_ALL))
 		return false;

@@ -324,6 +324,8 @@ static long kvm_span_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 		return kvm_span_get_stats(s, uarg);
 	case _IOC_NR(KVM_SPAN_WRITTEN):
 		return kvm_span_event_written(s, uarg);
+	case _IOC_NR(KVM_SPAN_CHANNEL):
+		return kvm_span_channel(s, uarg);
 	default:
 		return -ENOTTY;
 	}
@@ -657,7 +659,7 @@ static long kvm_span_get_info(void __user *uarg)
 	info.api_version = KVM_SPAN_API_VERSION;
 	info.max_members = KVM_SPAN_MAX_MEMBERS;
 	info.features = KVM_SPAN_FEATURE_MEMORY | KVM_SPAN_FEATURE_WATCH |
-			kvm_span_log_features();
+			KVM_SPAN_FEATURE_CHANNEL | kvm_span_log_features();
 	info.max_bytes = KVM_SPAN_MAX_BYTES;
 	return kvm_span_return_arg(uarg, &info, sizeof(info));
 }

@@ -41,6 +41,10 @@
 /* Bits of KVM_SPAN_ACCESS_* are 1 << these. */
 enum { KVM_SPAN_R, KVM_SPAN_W, KVM_SPAN_X, KVM_SPAN_NR_ACCESS };
 
+/* What of KVM_SPAN_RIGHT_* is about watches. */
+#define KVM_SPAN_RIGHTS_WATCH	(KVM_SPAN_RIGHT_NOTIFY | KVM_SPAN_RIGHT_BLOCK | \
+				 KVM_SPAN_RIGHT_DENY | KVM_SPAN_RIGHT_LOG)
+
 struct kvm_span_watch;
 
 /*
@@ -147,6 +151,7 @@ struct kvm_span_member {
 	unsigned int nr_watches;
 	atomic_t ending;		/* watches that were taken out, not through yet */
 	struct kvm_span_ring_state *ring;	/* set once, until the file's release */
+	struct kvm_span_share_state *share;	/* set once, until the member is freed */
 
 	/* Written once, at join, before the state becomes JOINED. */
 	struct kvm *kvm;
@@ -174,6 +179,7 @@ long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg);
 long kvm_span_member_query(struct kvm_span *span, void __user *uarg);
 void kvm_span_member_fence_all(struct kvm_span *span);
 void kvm_span_member_drop_record(struct kvm_span_member *member);
+struct kvm_span_member *kvm_span_member_get(struct kvm_span *span, u32 id);
 void kvm_span_member_put(struct kvm_span_member *member);
 void kvm_span_member_refused(struct kvm_span_member *member);
 void kvm_span_member_tell(struct kvm_span_member *member, u32 type);
@@ -185,6 +191,17 @@ void kvm_span_unbind_vm(struct kvm_span *span, struct kvm *kvm);
 
 /* mask.c */
 void kvm_span_mask_exit(struct kvm_span *span);
+
+/* channel.c */
+struct span_posts;
+long kvm_span_share_setup(struct kvm_span_member *member, void __user *uarg);
+long kvm_span_share_doorbell(struct kvm_span_member *member, void __user *uarg);
+int kvm_span_share_mmap(struct kvm_span_member *member, struct vm_area_struct *vma);
+void kvm_span_share_end(struct kvm_span_member *member);
+void kvm_span_share_release(struct kvm_span_member *member);
+struct span_posts *kvm_span_share_posts(struct kvm_span_member *member, bool to_l0);
+void kvm_span_share_signal(struct kvm_span_member *member);
+long kvm_span_channel(struct kvm_span *span, void __user *uarg);
 
 /* window.c */
 struct kvm_span_member *kvm_span_window_member(struct vm_area_struct *vma);

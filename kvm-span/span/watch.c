@@ -44,7 +44,7 @@ int kvm_span_watch_may(struct kvm_span_member *member)
 
 	if (state != (member->watcher ? KVM_SPAN_GRANTED : KVM_SPAN_JOINED))
 		return -EACCES;
-	return member->rights ? 0 : -EPERM;
+	return member->rights & KVM_SPAN_RIGHTS_WATCH ? 0 : -EPERM;
 }
 
 static void kvm_span_watch_free(struct kref *ref)
