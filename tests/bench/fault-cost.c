@@ -11,7 +11,8 @@
  *				in an L1: a VM on it, whose memory the L1 maps in
  *				such pages; of its own, or FILE (the window). Says
  *				"ready", touches at a line on standard input, so
- *				that L0 can count exits meanwhile
+ *				that L0 can count exits meanwhile; and "done", and
+ *				keeps its memory until one more line
  *   fault-cost nested-log PAGES 4k|2m DEVICE OFFSET
  *				the same with pages that were touched before and
  *				are under a log of the span-port DEVICE
@@ -29,6 +30,13 @@
 static void out(const char *name, uint64_t value)
 {
 	printf("%s %llu\n", name, (unsigned long long)value);
+	fflush(stdout);
+}
+
+/* Of one page, with two digits more than an integer has. */
+static void out_each(const char *name, uint64_t value, uint32_t pages)
+{
+	printf("%s %.2f\n", name, (double)value / pages);
 	fflush(stdout);
 }
 
@@ -54,7 +62,7 @@ static void faults(const char *name, struct tiny_vm *vm, uint32_t pages)
 	first = touch(vm, WINDOW_GPA, pages);
 	exits_first = tiny_stat(vm->vcpu, "exits") - exits;
 	second = touch(vm, WINDOW_GPA, pages);
-	out(name, (first - second) / pages);
+	out_each(name, first - second, pages);
 	snprintf(key, sizeof(key), "%s_exits", name);
 	out(key, exits_first);
 }
@@ -251,7 +259,8 @@ static void nested(uint32_t pages, bool huge, const char *file, uint64_t offset)
 	wait_for_line("ready");
 	first = touch(&vm, gpa, pages);
 	wait_for_line("touched");
-	out("nested", (first - touch(&vm, gpa, pages)) / pages);
+	out_each("nested", first - touch(&vm, gpa, pages), pages);
+	wait_for_line("done");
 }
 
 static uint64_t port_fetch(int watch, uint64_t first, uint64_t pages)

@@ -6,13 +6,15 @@ from kvmspan.span import bring, take
 PAGES = 1024
 LOGGED = 4096
 ROUNDS = 41
+# Timer ticks and the page allocator's state differ from run to run: of each figure the least of so many.
+LEAST_OF = 6
 MiB = 1 << 20
 NET = ["-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no",
        "-device", "virtio-net-pci,netdev=n0,romfile="]
 
 
 def values(text):
-    return {k: int(v) for k, v in (line.split() for line in text.splitlines())}
+    return {k: float(v) if "." in v else int(v) for k, v in (line.split() for line in text.splitlines())}
 
 
 class Talk:
@@ -40,25 +42,43 @@ def counters(m):
     return m.qmp("guest", "query-span")[0]["counters"]
 
 
-def nested(m, kind, where=""):
-    """A VM on L1a touches pages: instructions for each, exits of L1a to L0 meanwhile."""
-    t = Talk(m["L1a"], f"fault-cost nested {PAGES} {kind} {where}")
-    t.line()
-    before = m.exits("L1a")
-    t.say()
-    t.line()
-    exits = m.exits("L1a") - before
-    t.say()
-    cost = int(t.line().split()[1])
-    t.p.wait()
-    return cost, exits
+def least(runs):
+    """Of each value of the runs the least, without the first run: it finds the caches of L0's kernel as no other does."""
+    runs = runs[1:]
+    if isinstance(runs[0], dict):
+        return {k: min(r[k] for r in runs) for k in runs[0]}
+    return [min(v) for v in zip(*runs)]
+
+
+def nested(m, kind, where=None):
+    """A VM on L1a touches pages: instructions for each, exits of L1a to L0 meanwhile. where: of the window, in bytes.
+
+    Each run has memory that no other had, since L0 keeps what it has shadowed of an L1's tables."""
+    held, runs = [], []
+    for i in range(1 + LEAST_OF):
+        place = "" if where is None else f"/dev/span0 {where + i * (PAGES * 4096 + 2 * MiB)}"
+        t = Talk(m["L1a"], f"fault-cost nested {PAGES} {kind} {place}")
+        t.line()
+        before = m.exits("L1a")
+        t.say()
+        t.line()
+        exits = m.exits("L1a") - before
+        t.say()
+        runs.append((float(t.line().split()[1]), exits))
+        held.append(t)
+    for t in held:
+        t.line()
+        t.say()
+        t.p.wait()
+    return least(runs)
 
 
 def fault_rows(m, figures):
-    l0 = values(m["L0"].sh(f"fault-cost l0 {2 * PAGES}", timeout=200))
+    l0 = least([values(m["L0"].sh(f"fault-cost l0 {2 * PAGES}", timeout=200)) for _ in range(1 + LEAST_OF)])
     plain = {kind: nested(m, kind) for kind in ("4k", "2m")}
     bring(m, "L1a", "rw", rights=[])
-    span = {"4k": nested(m, "4k", f"/dev/span0 {64 * MiB}"), "2m": nested(m, "2m", f"/dev/span0 {96 * MiB}")}
+    # In the half of the guest's memory that it has no use for.
+    span = {"4k": nested(m, "4k", 128 * MiB), "2m": nested(m, "2m", 176 * MiB)}
     figures.add("ept_fault_span0", l0["ept_fault_span0"], "instr/page", l0["ept_fault_single"])
     # Of an L1's own access: what an L1 costs without Span is what any VM of L0 costs.
     figures.add("ept_fault_vs_nested", l0["ept_fault_l1"], "instr/page", l0["ept_fault_single"], goal=1.05)
