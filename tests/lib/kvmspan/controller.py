@@ -74,6 +74,10 @@ class Controller:
         self._qmp = Channel(self.level, f"{RUN}/{self.stem}.qmp", self._qmp_data, lambda: None)
         self.qmp("qmp_capabilities")
 
+    @property
+    def ended(self):
+        return not self._qmp or self._qmp.closed
+
     def disconnect(self):
         for c in (self.agent, self._qmp):
             if c:

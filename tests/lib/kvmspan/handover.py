@@ -26,11 +26,11 @@ def memory_of_peer(spec):
             "align=2M,merge=off,dump=off"]
 
 
-def start_peer(m, vm, on, extra=()):
+def start_peer(m, vm, on, extra=("-S",), cpu=None):
     """A QEMU of the same machine in an L1, stopped. The L1 must be attached."""
     s = stem(vm.name, on)
     peer = Controller(m, s, s, m[on])
-    peer.pid = m.launch(m[on], s, m._qemu_command(vm.spec, on) + list(extra))
+    peer.pid = m.launch(m[on], s, m._qemu_command(vm.spec, on, cpu) + list(extra))
     # Before the state is loaded: its device is in reset and tells no guest about it.
     vm.connect_controller(peer)
     vm.peers[on] = peer

@@ -302,6 +302,7 @@ class Machine:
         self.topology = Topology(topology)
         self.kernel = {"stock": "cloud"}.get(kernel, kernel)
         self.modules = modules
+        self.policy_extra = {} # of the guest's policy, beside its members
         self.directory = directory or os.path.join(
             paths.RESULTS, f"{topology}-{kernel}-{modules}-{os.getpid()}")
         self.log = log or (lambda text: None)
@@ -578,9 +579,9 @@ class Machine:
             if s.vcpus:
                 member["vcpus"] = True if s.vcpus == "all" else [int(n) for n in s.vcpus.split(",")]
             members.append(member)
-        return {"members": members}
+        return {"members": members, **self.policy_extra}
 
-    def _qemu_command(self, spec, peer_on=None):
+    def _qemu_command(self, spec, peer_on=None, cpu=None):
         """peer_on: for a second controller of the guest, in that L1, with the window as its memory."""
         k = self._kernel_of(spec)
         n = spec.name if not peer_on else handover.stem(spec.name, peer_on)
@@ -589,12 +590,14 @@ class Machine:
             machine += f",kernel-irqchip={ {'kernel': 'on'}.get(spec.irqchip, spec.irqchip)}"
         words = ["qemu-system-x86_64", "-L", "/usr/share/qemu", "-name", n, "-nodefaults", "-display", "none",
                  "-no-user-config", "-accel", "kvm", "-smp", str(spec.cpus), "-m", f"{spec.memory}M",
-                 "-cpu", self._cpu_of(spec)]
+                 "-cpu", cpu or self.cpu_of(spec)]
         if spec.role == "guest":
             words += handover.OPTIONS
+            if spec.irqchip == "split":
+                words += ["-global", "kvm-apic.vapic=off"]
         if peer_on:
             machine += ",memory-backend=mem0"
-            words += ["-S", *handover.memory_of_peer(spec)]
+            words += handover.memory_of_peer(spec)
         elif spec.role == "guest" and self.modules == "span":
             machine += ",memory-backend=mem0"
             words += ["-object", f"memory-backend-memfd,id=mem0,size={spec.memory}M,share=on,seal=on",
@@ -615,7 +618,7 @@ class Machine:
                       "-device", f"span-port-pci,id=port0,chardev=sp0,window-size={spec.window}"]
         return words
 
-    def _cpu_of(self, spec):
+    def cpu_of(self, spec):
         if spec.kvmclock == "off":
             return SPLIT_CPU
         if spec.role == "guest":

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The guest under torture on its way over the hypervisors."""
+from . import transfer as tr
+from .cases import check, equal
+from .torture import Torture
+
+# In an L1 each exit costs fifty times as much: the program does less there.
+EASY = 15000
+
+
+def kvm_exits(m, on):
+    """VM exits that an L1's KVM has counted for the guest."""
+    out = m[on].sh(f"cat /sys/kernel/debug/kvm/{m['guest'].peers[on].pid}-*/exits")
+    return sum(int(x) for x in out.split())
+
+
+class Journey:
+    """The guest under torture, and what has to be true of it wherever it is."""
+
+    def __init__(self, m, pause_us=EASY):
+        self.m = m
+        self.cpus = m["guest"].spec.cpus
+        self.torture = Torture(m, pause_us)
+        self.offsets = tr.tsc_offsets(m)
+        self.boots = m["guest"].endpoint.boots
+        equal(len(set(self.offsets)), 1, f"TSC offsets of the guest's vCPUs ({self.offsets})")
+
+    def go(self, to, vcpus=None, **options):
+        m = self.m
+        data = tr.transfer(m, to, vcpus, **options)
+        moved = range(self.cpus) if vcpus is None else vcpus
+        now = tr.owners(m)
+        equal([now[n] for n in moved], [tr.where(to)] * len(moved), f"owners of {list(moved)}")
+        equal(tr.tsc_offsets(m), self.offsets, f"TSC offsets after a transfer to {to}")
+        m.log_line("transfers", f"{to} {list(moved)}: {data}")
+        return data
+
+    def check(self, what):
+        before = {on: kvm_exits(self.m, on) for on in set(tr.owners(self.m)) - {tr.BASE}}
+        self.torture.check(what)
+        for on, n in before.items():
+            check(kvm_exits(self.m, on) > n, f"no exits of the guest on {on}, {what}")
+
+    def end(self):
+        last = self.torture.stop()
+        equal(last["sum"], 0, f"errors in the guest ({last['first']})")
+        equal(self.m["guest"].endpoint.boots, self.boots, "boots of the guest")
+        if self.m["guest"].spec.kvmclock == "off":
+            equal(self.m["guest"].sh("cat /sys/devices/system/clocksource/clocksource0/current_clocksource"), "tsc",
+                  "the guest's clock")
+        return last
