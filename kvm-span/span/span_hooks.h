@@ -153,9 +153,14 @@ static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 	       atomic_read(&kvm->arch.span.logs);
 }
 
-/* A vCPU made while logs exist may have missed the request of all vCPUs. */
+/*
+ * A vCPU made while logs exist may have missed the request of all vCPUs. It is in
+ * the list of them and does not run yet: its mutex is held.
+ */
 static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu)
 {
+	/* In the list, then the look at logs; vms_logging() does it the other way round. */
+	smp_mb__after_atomic();
 	if (unlikely(atomic_read(&vcpu->kvm->arch.span.logs)) && kvm_x86_ops.cpu_dirty_log_size)
 		kvm_make_request(KVM_REQ_UPDATE_CPU_DIRTY_LOGGING, vcpu);
 }
