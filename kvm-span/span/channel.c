@@ -683,10 +683,10 @@ long kvm_span_channel(struct kvm_span *span, void __user *uarg)
 		goto err_start;
 	}
 	stream_open(file_inode(file), file);
-	fd_install(fd, file);
 	/* The L1 may be waiting. */
 	kvm_span_share_follow(share);
 	kvm_span_share_ring(share);
+	fd_install(fd, file);
 	return fd;
 
 err_start:

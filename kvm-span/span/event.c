@@ -18,6 +18,7 @@
 #include <linux/hrtimer.h>
 #include <linux/irq_work.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/workqueue.h>
 #include <uapi/linux/span_port.h>
 
@@ -76,9 +77,9 @@ struct kvm_span_entry {
 	unsigned long cr3;		/* constant */
 	u8 access;			/* constant: KVM_SPAN_R, _W, _X */
 	u8 source;			/* constant: SPAN_SOURCE_* */
-	bool denied;
 
 	/* Watches by their index. */
+	u64 denied;			/* by whom; all ones: by one that has ended */
 	u64 told;
 	u64 open;			/* told, and did not answer yet */
 	u64 cancel;			/* the page is to leave their subscription */
@@ -353,7 +354,7 @@ static void kvm_span_default(struct kvm_span_entry *e, struct kvm_span_watch *wa
 {
 	e->open &= ~BIT_ULL(watch->index);
 	if (watch->on_timeout == KVM_SPAN_DENY)
-		e->denied = true;
+		e->denied |= BIT_ULL(watch->index);
 }
 
 /* No way to ask: the same as a timeout, at once. Under events->lock and RCU. */
@@ -1241,7 +1242,7 @@ long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
 		found->cancel |= BIT_ULL(watch->index);
 	found->open &= ~BIT_ULL(watch->index);
 	if (verdict == KVM_SPAN_DENY)
-		found->denied = true;
+		found->denied |= BIT_ULL(watch->index);
 	kvm_span_entry_decide(found);
 out:
 	spin_unlock(&ev->lock);
@@ -1260,6 +1261,9 @@ void kvm_span_event_forget(struct kvm_span_watch *watch)
 	rcu_read_lock();
 	spin_lock(&ev->lock);
 	list_for_each_entry(e, &ev->entries, node) {
+		/* What it denied stays so; its place will be another's. */
+		if (e->denied & ~keep)
+			e->denied = ~0ULL;
 		e->told &= keep;
 		e->open &= keep;
 		e->cancel &= keep;
@@ -1291,9 +1295,8 @@ void kvm_span_event_unlift(struct kvm_span_watch *watch, u32 access, u64 first, 
 }
 
 /*
- * The watch subscribes to these pages anew: what it has cancelled before leaves
- * the subscription now and not later, and an answer from before is none for what
- * comes from now on. span->control is held.
+ * The watch is about to subscribe to these pages anew: what it has cancelled before
+ * leaves the subscription now and not later. span->control is held.
  */
 void kvm_span_event_renew(struct kvm_span_watch *watch, u64 first, u64 pages)
 {
@@ -1307,11 +1310,32 @@ void kvm_span_event_renew(struct kvm_span_watch *watch, u64 first, u64 pages)
 			continue;
 		if (e->cancel & BIT_ULL(watch->index))
 			kvm_span_entry_cancel(e);
-		if (!(e->open & BIT_ULL(watch->index)))
-			e->told &= ~BIT_ULL(watch->index);
 	}
 	spin_unlock(&ev->lock);
 	rcu_read_unlock();
+}
+
+/*
+ * It has subscribed: an answer from before is none for what comes from now on. Not
+ * earlier, since a denied access that comes back before the mask is there must find
+ * that it was denied. What another watch denied stays denied. span->control is held.
+ */
+void kvm_span_event_renewed(struct kvm_span_watch *watch, u64 first, u64 pages)
+{
+	struct kvm_span_events *ev = kvm_span_watch_span(watch)->events;
+	u64 keep = ~BIT_ULL(watch->index);
+	struct kvm_span_entry *e;
+
+	spin_lock(&ev->lock);
+	list_for_each_entry(e, &ev->entries, node) {
+		if (e->page < first || e->page - first >= pages ||
+		    (e->open & BIT_ULL(watch->index)))
+			continue;
+		e->told &= keep;
+		if (e->denied != ~0ULL)
+			e->denied &= keep;
+	}
+	spin_unlock(&ev->lock);
 }
 
 /* ... nor to be asked of accesses to them that wait. span->control is held. */
@@ -1385,48 +1409,66 @@ static void kvm_span_tick(struct work_struct *work)
 		queue_work(kvm_span_wq, &ev->rearm);
 }
 
-/* The next page to close. Under span->control. */
-static struct kvm_span_entry *kvm_span_next_lifted(struct kvm_span_events *ev)
+/* A page that is being closed: its entry, which nobody else frees, and for whom. */
+struct kvm_span_closing {
+	struct kvm_span_entry *e;
+	u64 lifted;
+	u64 lifted_read;
+};
+
+/* Pages that are closed at a time. */
+#define KVM_SPAN_CLOSE_MAX	32
+
+/* Pages to close, at most KVM_SPAN_CLOSE_MAX. Under span->control. */
+static unsigned int kvm_span_next_lifted(struct kvm_span_events *ev,
+					 struct kvm_span_closing *list)
 {
-	struct kvm_span_entry *e, *found = NULL;
 	ktime_t now = ktime_get();
+	struct kvm_span_entry *e;
+	unsigned int n = 0;
 
 	spin_lock(&ev->lock);
 	list_for_each_entry(e, &ev->entries, node) {
-		if (e->state == KVM_SPAN_LIFTED && e->until <= now) {
-			found = e;
-			e->state = KVM_SPAN_CLOSING;
+		if (n == KVM_SPAN_CLOSE_MAX)
 			break;
-		}
+		if (e->state != KVM_SPAN_LIFTED || e->until > now)
+			continue;
+		e->state = KVM_SPAN_CLOSING;
+		list[n++] = (struct kvm_span_closing){ e, e->lifted, e->lifted_read };
 	}
 	spin_unlock(&ev->lock);
-	return found;
+	return n;
 }
 
-/*
- * Mask for these watches again. span->control is held: none of them ends or
- * unsubscribes meanwhile. But one may cancel, by an answer to another access;
- * then its bit is gone from the entry afterwards, and so is its mask. The bitmaps
- * are there, so it cannot fail.
- */
-static void kvm_span_close(struct kvm_span_events *ev, struct kvm_span_entry *e)
+/* Mask for these watches again. The bitmaps are there, so it cannot fail. */
+static bool kvm_span_close_bits(struct kvm_span *span, const struct kvm_span_closing *c)
 {
-	u64 own = READ_ONCE(e->lifted), read = READ_ONCE(e->lifted_read);
 	struct kvm_span_watch *watch;
+	bool changed = false;
 	unsigned int i;
 	u32 access;
 
-	kvm_span_for_each_bit(i, own | read) {
-		watch = kvm_span_watch_at(ev->span, i);
+	kvm_span_for_each_bit(i, c->lifted | c->lifted_read) {
+		watch = kvm_span_watch_at(span, i);
 		if (!watch)
 			continue;
-		access = (own & BIT_ULL(i) ? BIT(e->access) : 0) |
-			 (read & BIT_ULL(i) ? KVM_SPAN_ACCESS_R : 0);
-		WARN_ON_ONCE(kvm_span_mask_set(watch, KVM_SPAN_WHY_BLOCK, access, e->page, 1));
+		access = (c->lifted & BIT_ULL(i) ? BIT(c->e->access) : 0) |
+			 (c->lifted_read & BIT_ULL(i) ? KVM_SPAN_ACCESS_R : 0);
+		WARN_ON_ONCE(kvm_span_mask_bits(watch, KVM_SPAN_WHY_BLOCK, access, c->e->page, 1,
+						&changed));
 	}
+	return changed;
+}
+
+/* One may have cancelled meanwhile, by an answer to another access. */
+static void kvm_span_closed(struct kvm_span_events *ev, const struct kvm_span_closing *c)
+{
+	struct kvm_span_entry *e = c->e;
+	struct kvm_span_watch *watch;
+	unsigned int i;
 
 	spin_lock(&ev->lock);
-	kvm_span_for_each_bit(i, (own & ~e->lifted) | (read & ~e->lifted_read)) {
+	kvm_span_for_each_bit(i, (c->lifted & ~e->lifted) | (c->lifted_read & ~e->lifted_read)) {
 		watch = kvm_span_watch_at(ev->span, i);
 		if (watch)
 			kvm_span_mask_lift(watch, KVM_SPAN_WHY_BLOCK, KVM_SPAN_ACCESS_RWX,
@@ -1436,19 +1478,54 @@ static void kvm_span_close(struct kvm_span_events *ev, struct kvm_span_entry *e)
 	spin_unlock(&ev->lock);
 }
 
-/* Close the pages that were opened. */
+static int kvm_span_closing_cmp(const void *a, const void *b)
+{
+	const struct kvm_span_closing *x = a, *y = b;
+
+	return x->e->page < y->e->page ? -1 : x->e->page > y->e->page;
+}
+
+/*
+ * Close some pages that were opened; neighbours are zapped together, since each zap
+ * flushes the TLBs of every VM. span->control is held: no watch ends or unsubscribes
+ * meanwhile.
+ */
+static unsigned int kvm_span_close_some(struct kvm_span_events *ev)
+{
+	struct kvm_span_closing list[KVM_SPAN_CLOSE_MAX];
+	u64 first = 0, end = 0, page;
+	unsigned int i, n;
+
+	n = kvm_span_next_lifted(ev, list);
+	sort(list, n, sizeof(*list), kvm_span_closing_cmp, NULL);
+	for (i = 0; i < n; i++) {
+		page = list[i].e->page;
+		if (!kvm_span_close_bits(ev->span, &list[i]))
+			continue;
+		if (page > end || end == first) {
+			if (end > first)
+				kvm_span_zap(ev->span, first, end - first);
+			first = page;
+		}
+		end = page + 1;
+	}
+	if (end > first)
+		kvm_span_zap(ev->span, first, end - first);
+	for (i = 0; i < n; i++)
+		kvm_span_closed(ev, &list[i]);
+	return n;
+}
+
 static void kvm_span_rearm(struct work_struct *work)
 {
 	struct kvm_span_events *ev = container_of(work, struct kvm_span_events, rearm);
-	struct kvm_span_entry *e;
+	unsigned int n;
 
 	do {
 		mutex_lock(&ev->span->control);
-		e = kvm_span_next_lifted(ev);
-		if (e)
-			kvm_span_close(ev, e);
+		n = kvm_span_close_some(ev);
 		mutex_unlock(&ev->span->control);
-	} while (e);
+	} while (n);
 }
 
 /* Tell subscribers of a write that has happened. Process context. */

@@ -184,11 +184,12 @@ static void kvm_span_join_blocks(struct kvm_span_watch *watch, u64 first, u64 pa
 	kvm_span_zap(span, from * KVM_SPAN_BLOCK, end - from * KVM_SPAN_BLOCK);
 }
 
-int kvm_span_mask_set(struct kvm_span_watch *watch, enum kvm_span_why why, u32 access,
-		      u64 first, u64 pages)
+/* The bits of kvm_span_mask_set(); if any changed, the caller zaps what was made before. */
+int kvm_span_mask_bits(struct kvm_span_watch *watch, enum kvm_span_why why, u32 access,
+		       u64 first, u64 pages, bool *changed)
 {
 	struct kvm_span *span = kvm_span_watch_span(watch);
-	bool changed = false;
+	bool any = false;
 	int a, r;
 
 	lockdep_assert_held(&span->control);
@@ -205,14 +206,25 @@ int kvm_span_mask_set(struct kvm_span_watch *watch, enum kvm_span_why why, u32 a
 		    first + pages)
 			continue;
 		kvm_span_bits_change(span, watch->masked[why][a], a, first, pages, true);
-		changed = true;
+		any = true;
 	}
-	if (!changed)
-		return 0;
-	kvm_span_mark_blocks(watch, first, pages);
-	/* Also where another watch masks it: it may not bind the same L1. */
-	kvm_span_zap(span, first, pages);
+	if (any)
+		kvm_span_mark_blocks(watch, first, pages);
+	*changed |= any;
 	return 0;
+}
+
+int kvm_span_mask_set(struct kvm_span_watch *watch, enum kvm_span_why why, u32 access,
+		      u64 first, u64 pages)
+{
+	bool changed = false;
+	int r;
+
+	r = kvm_span_mask_bits(watch, why, access, first, pages, &changed);
+	/* Also where another watch masks it: it may not bind the same L1. */
+	if (changed)
+		kvm_span_zap(kvm_span_watch_span(watch), first, pages);
+	return r;
 }
 
 void kvm_span_mask_clear(struct kvm_span_watch *watch, enum kvm_span_why why, u32 access,

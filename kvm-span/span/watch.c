@@ -316,6 +316,7 @@ static int kvm_span_subscribe_piece(struct kvm_span_watch *watch, const struct k
 	r = kvm_span_mask_set(watch, why, access, first, pages);
 	if (r)
 		return r;
+	kvm_span_event_renewed(watch, first, pages);
 	/* The last mode counts; the page was never without one of them. */
 	kvm_span_mask_clear(watch, other, access, first, pages);
 	if (why == KVM_SPAN_WHY_NOTIFY) {

@@ -140,6 +140,8 @@ static inline bool kvm_span_slot_part(const struct kvm_memory_slot *slot,
  */
 int kvm_span_mask_set(struct kvm_span_watch *watch, enum kvm_span_why why,
 		      u32 access, u64 first, u64 pages);
+int kvm_span_mask_bits(struct kvm_span_watch *watch, enum kvm_span_why why, u32 access,
+		       u64 first, u64 pages, bool *changed);
 void kvm_span_mask_clear(struct kvm_span_watch *watch, enum kvm_span_why why,
 			 u32 access, u64 first, u64 pages);
 void kvm_span_mask_lift(struct kvm_span_watch *watch, enum kvm_span_why why,
@@ -198,6 +200,7 @@ long kvm_span_event_answer(struct kvm_span_watch *watch, u64 event, u32 verdict,
 			   u32 flags);
 void kvm_span_event_unlift(struct kvm_span_watch *watch, u32 access, u64 first, u64 pages);
 void kvm_span_event_renew(struct kvm_span_watch *watch, u64 first, u64 pages);
+void kvm_span_event_renewed(struct kvm_span_watch *watch, u64 first, u64 pages);
 void kvm_span_event_release(struct kvm_span_watch *watch, u32 access, u64 first, u64 pages);
 void kvm_span_event_forget(struct kvm_span_watch *watch);
 void kvm_span_event_stats(struct kvm_span *span, struct kvm_span_stats *stats);

@@ -894,6 +894,60 @@ static void t_answer_while_out(void)
 	CHECK(span_stats(g.span).pending == 0, "%u pending", span_stats(g.span).pending);
 }
 
+/* An answer from before a watch subscribes anew is none for what comes after; another's is. */
+static void t_renewed(void)
+{
+	struct party s, t;
+	struct event e;
+	uint32_t w, x;
+
+	guest_new(&g, 0);
+	watcher_new(&s, g.span, "s");
+	watcher_new(&t, g.span, "t");
+	w = watch_new(s.fd, LONG_US, ALLOW);
+	page_init(5);
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, 5, 1));
+	access_go(&g.vm, ACC_W, 5);
+	e = want_event(&s, w, 5, ACC_W, SPAN_SOURCE_GUEST_L0);
+	tiny_abort(&g.vm);
+	MUST(answer_call(s.fd, e.event, w, DENY, 0));
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, 5, 1));
+	tiny_go(&g.vm);
+	e = want_event(&s, w, 5, ACC_W, SPAN_SOURCE_GUEST_L0);
+	MUST(answer_call(s.fd, e.event, w, ALLOW, 0));
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(written(5) == VALUE, "%#x", written(5));
+
+	x = watch_new(t.fd, LONG_US, ALLOW);
+	page_init(6);
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, 6, 1));
+	MUST(subscribe(t.fd, x, ACC_W, BLOCK, 6, 1));
+	access_go(&g.vm, ACC_W, 6);
+	e = want_event(&s, w, 6, ACC_W, SPAN_SOURCE_GUEST_L0);
+	want_event(&t, x, 6, ACC_W, SPAN_SOURCE_GUEST_L0);
+	tiny_abort(&g.vm);
+	MUST(answer_call(s.fd, e.event, w, ALLOW, 0));
+	MUST(answer_call(t.fd, e.event, x, DENY, 0));
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, 6, 1));
+	tiny_go(&g.vm);
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(written(6) != VALUE, "what another watch denied was written");
+
+	/* A denial outlives the watch, but not as that of the one that has its place now. */
+	page_init(7);
+	MUST(subscribe(t.fd, x, ACC_W, BLOCK, 7, 1));
+	access_go(&g.vm, ACC_W, 7);
+	e = want_event(&t, x, 7, ACC_W, SPAN_SOURCE_GUEST_L0);
+	tiny_abort(&g.vm);
+	MUST(answer_call(t.fd, e.event, x, DENY, 0));
+	MUST(watch_destroy(t.fd, x));
+	x = watch_new(t.fd, LONG_US, ALLOW);
+	MUST(subscribe(t.fd, x, ACC_W, BLOCK, 7, 1));
+	tiny_go(&g.vm);
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(written(7) != VALUE, "what was denied was written");
+}
+
 /* The page-table walk of the guest writes to a page that is subscribed. */
 static void t_page_walk(void)
 {
@@ -1337,6 +1391,7 @@ int main(void)
 		{ "guest killed", t_guest_killed },
 		{ "interrupts", t_interrupt },
 		{ "answer while out", t_answer_while_out },
+		{ "subscribed anew", t_renewed },
 		{ "page walk", t_page_walk },
 		{ "delivery", t_delivery },
 		{ "instructions", t_instructions },
