@@ -331,6 +331,20 @@ static long make_watch(struct span_file *sf, void __user *user)
 	return span_watch_open(sf->port, generation, &args);
 }
 
+static long make_channel(struct span_file *sf, void __user *user)
+{
+	struct span_port_channel args;
+	u32 size;
+	int ret;
+
+	ret = span_port_fetch_args(&args, sizeof(args), user, &size);
+	if (ret)
+		return ret;
+	if (args.flags)
+		return -EINVAL;
+	return span_channel_open(sf);
+}
+
 static long request_detach(struct span_file *sf)
 {
 	u32 generation;
@@ -361,6 +375,8 @@ static long span_port_ioctl(struct file *file, unsigned int cmd, unsigned long a
 		return request_detach(sf);
 	case _IOC_NR(SPAN_PORT_WATCH):
 		return make_watch(sf, user);
+	case _IOC_NR(SPAN_PORT_CHANNEL):
+		return make_channel(sf, user);
 	default:
 		return -ENOTTY;
 	}

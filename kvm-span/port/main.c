@@ -77,37 +77,50 @@ static irqreturn_t watch_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+/* The vectors that a device of these features has. */
+static int vectors(struct span_port *port)
+{
+	if (port->share)
+		return SPAN_VECTOR_SHARE + 1;
+	return port->ev.base ? SPAN_VECTOR_WATCH + 1 : SPAN_VECTOR_WATCH;
+}
+
+static int request_thread(struct span_port *port, int vector, irq_handler_t handler)
+{
+	return request_threaded_irq(pci_irq_vector(port->pdev, vector), NULL, handler,
+				    IRQF_ONESHOT, dev_name(&port->dev), port);
+}
+
 static int request_interrupts(struct span_port *port)
 {
 	struct pci_dev *pdev = port->pdev;
-	/* a device without watches has no vector for them */
-	int vectors = port->ev.base ? SPAN_VECTOR_WATCH + 1 : SPAN_VECTOR_WATCH;
 	int ret;
 
-	ret = pci_alloc_irq_vectors(pdev, vectors, vectors, PCI_IRQ_MSIX);
+	ret = pci_alloc_irq_vectors(pdev, vectors(port), vectors(port), PCI_IRQ_MSIX);
 	if (ret < 0) {
 		dev_err(&pdev->dev, "no MSI-X interrupts: %d\n", ret);
 		return ret;
 	}
-	ret = request_threaded_irq(pci_irq_vector(pdev, SPAN_VECTOR_STATE), NULL,
-				   state_interrupt, IRQF_ONESHOT,
-				   dev_name(&port->dev), port);
+	ret = request_thread(port, SPAN_VECTOR_STATE, state_interrupt);
 	if (ret)
 		goto err_vectors;
-	ret = request_threaded_irq(pci_irq_vector(pdev, SPAN_VECTOR_RING), NULL,
-				   ring_interrupt, IRQF_ONESHOT,
-				   dev_name(&port->dev), port);
+	ret = request_thread(port, SPAN_VECTOR_RING, ring_interrupt);
 	if (ret)
 		goto err_state;
-	if (!port->ev.base)
-		return 0;
-	ret = request_threaded_irq(pci_irq_vector(pdev, SPAN_VECTOR_WATCH), NULL,
-				   watch_interrupt, IRQF_ONESHOT,
-				   dev_name(&port->dev), port);
+	if (port->ev.base)
+		ret = request_thread(port, SPAN_VECTOR_WATCH, watch_interrupt);
 	if (ret)
 		goto err_ring;
+	if (port->share)
+		ret = request_irq(pci_irq_vector(pdev, SPAN_VECTOR_SHARE), span_share_interrupt,
+				  0, dev_name(&port->dev), port->share);
+	if (ret)
+		goto err_watch;
 	return 0;
 
+err_watch:
+	if (port->ev.base)
+		free_irq(pci_irq_vector(pdev, SPAN_VECTOR_WATCH), port);
 err_ring:
 	free_irq(pci_irq_vector(pdev, SPAN_VECTOR_RING), port);
 err_state:
@@ -119,6 +132,8 @@ err_vectors:
 
 static void free_interrupts(struct span_port *port)
 {
+	if (port->share)
+		free_irq(pci_irq_vector(port->pdev, SPAN_VECTOR_SHARE), port->share);
 	if (port->ev.base)
 		free_irq(pci_irq_vector(port->pdev, SPAN_VECTOR_WATCH), port);
 	free_irq(pci_irq_vector(port->pdev, SPAN_VECTOR_RING), port);
@@ -315,9 +330,12 @@ static int span_port_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	ret = span_events_init(port);
 	if (ret)
 		goto err_ring;
-	ret = map_window(port);
+	ret = span_share_init(port);
 	if (ret)
 		goto err_events;
+	ret = map_window(port);
+	if (ret)
+		goto err_share;
 	ret = request_interrupts(port);
 	if (ret)
 		goto err_window;
@@ -337,6 +355,8 @@ err_interrupts:
 	free_interrupts(port);
 err_window:
 	memunmap_pages(&port->pgmap);
+err_share:
+	span_share_exit(port);
 err_events:
 	span_events_exit(port);
 err_ring:
@@ -360,6 +380,7 @@ static void span_port_remove(struct pci_dev *pdev)
 	span_port_set_gone(port);
 	free_interrupts(port);
 	unmap_window(port);
+	span_share_exit(port);
 	span_events_exit(port);
 	span_ring_exit(port);
 	pci_iounmap(pdev, port->regs);
@@ -391,6 +412,7 @@ static void span_port_reset_done(struct pci_dev *pdev)
 	span_ring_restart(port);
 	mutex_unlock(&port->watch_lock);
 	span_port_refresh(port);
+	span_share_reset(port);
 }
 
 static const struct pci_error_handlers span_port_error_handlers = {

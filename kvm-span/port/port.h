@@ -12,6 +12,8 @@
  *               ARGUMENT/COMMAND/RESULT, EVENT) and changes of attachment.
  *               Taken by open(), ioctl() and the interrupt thread
  *   ring_lock   indices of both rings of BAR 4 and the waiting call
+ *   relay_lock  which relay there is; held while it is told of its end
+ *   share->lock (spinlock, interrupts off) the stream and its descriptor
  *   event_lock  the table of watches, and the ring of events: one consumer
  *   answer_lock the ring of answers: one producer
  *   watch->lock (spinlock) a watch's queue of events, and whether it is dead
@@ -38,6 +40,8 @@
 #include <linux/completion.h>
 #include <linux/device.h>
 #include <linux/fs.h>
+#include <linux/interrupt.h>
+#include <linux/kref.h>
 #include <linux/memremap.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
@@ -47,6 +51,7 @@
 #include <linux/workqueue.h>
 
 #include <linux/span_port.h>
+#include <linux/span_stream.h>
 
 #define SPAN_PORT_MAX_PORTS	64
 #define SPAN_WATCH_IDS		64	/* a watch's id is from 1 to this less one */
@@ -121,6 +126,24 @@ struct span_watch {
 	struct span_watch_node *nodes;
 };
 
+/* The shared pages of BAR 5; outlives the port as long as somebody uses them. */
+struct span_share {
+	struct kref ref;
+	void *pages;		/* constant */
+	void __iomem *regs;	/* constant, a mapping of our own */
+
+	struct mutex relay_lock;
+	struct span_port_relay __rcu *relay;	/* relay_lock; the interrupt, under RCU */
+
+	/* Of the attachment that has shared pages, else 0: changes under all three. */
+	u32 generation;		/* reg_lock, relay_lock, lock */
+
+	spinlock_t lock;
+	struct span_channel *channel;	/* lock: open now */
+	struct span_stream_end end;	/* lock */
+	u32 number;			/* lock: of the last open */
+};
+
 struct span_port {
 	struct device dev;	/* its release frees this structure */
 	struct cdev cdev;
@@ -157,6 +180,8 @@ struct span_port {
 	struct mutex answer_lock;
 	struct span_port_events ev;
 
+	struct span_share *share;	/* from probe to removal; NULL without F_SHARE */
+
 	atomic64_t faults_pte;
 	atomic64_t faults_pmd;
 };
@@ -184,6 +209,12 @@ static inline bool span_attached(const struct span_attachment *a)
 static inline bool span_may_watch(const struct span_attachment *a)
 {
 	return span_attached(a) && (a->status & SPAN_STATUS_WATCH);
+}
+
+/* Does the attachment come with shared pages? */
+static inline bool span_may_share(const struct span_attachment *a)
+{
+	return span_attached(a) && (a->status & SPAN_STATUS_SHARE);
 }
 
 static inline bool span_readonly(const struct span_attachment *a)
@@ -246,6 +277,22 @@ int span_events_add(struct span_port *port, struct span_watch *w);
 void span_events_remove(struct span_port *port, struct span_watch *w);
 int span_events_answer(struct span_watch *w, const struct span_watch_answer *a,
 		       unsigned int count);
+
+/* share.c */
+int span_share_init(struct span_port *port);
+void span_share_exit(struct span_port *port);
+irqreturn_t span_share_interrupt(int irq, void *data);
+void span_share_reset(struct span_port *port);
+void span_share_follow(struct span_port *port);
+struct span_share *span_share_get(struct span_file *sf);
+void span_share_put(struct span_share *share);
+void span_share_ring(struct span_share *share);
+bool span_share_there(struct span_share *share, u32 generation);
+
+/* channel.c */
+void span_channel_look(struct span_share *share);
+void span_channel_follow(struct span_share *share, u32 generation);
+int span_channel_open(struct span_file *sf);
 
 /* watch.c */
 int span_watch_open(struct span_port *port, u32 generation,

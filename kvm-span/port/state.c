@@ -72,7 +72,8 @@ static void read_attachment(struct span_port *port, struct span_attachment *a)
 
 static void make_detached(struct span_attachment *a)
 {
-	a->status &= ~(SPAN_STATUS_ATTACHED | SPAN_STATUS_READONLY | SPAN_STATUS_WATCH);
+	a->status &= ~(SPAN_STATUS_ATTACHED | SPAN_STATUS_READONLY | SPAN_STATUS_WATCH |
+		       SPAN_STATUS_SHARE);
 	a->generation = 0;
 	a->bytes = 0;
 	memset(a->name, 0, sizeof(a->name));
@@ -123,6 +124,7 @@ static void switch_to(struct span_port *port, const struct span_attachment *next
 		unmap_mapping_range(port->inode->i_mapping, 0, 0, 1);
 	span_ring_abort(port);
 	span_events_follow(port);
+	span_share_follow(port);
 	wake_up_interruptible(&port->changed);
 }
 

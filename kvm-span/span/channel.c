@@ -27,6 +27,7 @@
 #include <linux/vmalloc.h>
 #include <kvm/iodev.h>
 
+#include "vcpu.h"
 #include "watch.h"
 #include "trace.h"
 
@@ -310,6 +311,7 @@ static int kvm_span_bell_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
 	down_read(&share->gate);
 	if (share->member) {
 		atomic64_inc(&share->doorbells);
+		kvm_span_posts_rung(share->member);
 		kvm_span_share_follow(share);
 		r = 0;
 	}
