@@ -162,7 +162,7 @@ static void kvm_span_watch_finish(struct kvm_span_watch *watch)
 	kvm_span_event_forget(watch);
 	trace_kvm_span_watch("destroy", member->id, watch->id, 0, 0, 0, 0);
 	clear_bit(watch->index, places);
-	smp_mb__after_atomic();
+	smp_mb__after_atomic();	/* the place is free, then the look for who waits */
 	wake_up_var(places);
 	kvm_span_watch_put(watch);
 	if (atomic_dec_and_test(&member->ending))
