@@ -120,7 +120,7 @@ def error(number, count=1):
 
 
 def registers(l1):
-    yield "has_watches", l1.read32(REGS + FEATURES) == 7
+    yield "has_watches_and_shared_pages", l1.read32(REGS + FEATURES) == 15
     yield "may_not_watch_now", l1.read32(REGS + STATUS) == 0
     l1.write32(REGS + ANSWER, 1)
     yield "answer_without_attachment", l1.read32(REGS + ANSWER) == 0
