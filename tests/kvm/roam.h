@@ -123,20 +123,13 @@ static inline void roam_run(const struct roam *r, struct tiny_vm *v, unsigned in
 	roam_stop(r, v, where);
 }
 
-/*
- * From one vCPU to another. An NMI that has come and was not taken goes along.
- * What is left behind would not get anywhere.
- */
-static inline void roam_move(struct roam *r, struct tiny_vm *from, struct tiny_vm *to, bool nmi)
+/* All that KVM has of a vCPU that stands still. What is left behind would not get anywhere. */
+static inline void roam_state(struct tiny_vm *from, struct tiny_vm *to, bool nmi)
 {
 	struct kvm_vcpu_events events;
 	struct kvm_regs regs, none = { .rflags = 2 };
 	struct kvm_sregs sregs;
 
-	if (nmi) {
-		MUST(ioctl(from->vcpu, KVM_NMI, 0));
-		r->nmis++;
-	}
 	MUST(ioctl(from->vcpu, KVM_GET_REGS, &regs));
 	MUST(ioctl(from->vcpu, KVM_GET_SREGS, &sregs));
 	MUST(ioctl(from->vcpu, KVM_GET_VCPU_EVENTS, &events));
@@ -145,6 +138,16 @@ static inline void roam_move(struct roam *r, struct tiny_vm *from, struct tiny_v
 	MUST(ioctl(to->vcpu, KVM_SET_SREGS, &sregs));
 	MUST(ioctl(to->vcpu, KVM_SET_REGS, &regs));
 	MUST(ioctl(to->vcpu, KVM_SET_VCPU_EVENTS, &events));
+}
+
+/* From one vCPU to another. An NMI that has come and was not taken goes along. */
+static inline void roam_move(struct roam *r, struct tiny_vm *from, struct tiny_vm *to, bool nmi)
+{
+	if (nmi) {
+		MUST(ioctl(from->vcpu, KVM_NMI, 0));
+		r->nmis++;
+	}
+	roam_state(from, to, nmi);
 }
 
 #endif
