@@ -32,8 +32,8 @@
 #include <linux/minmax.h>
 #include <linux/types.h>
 #include <asm/byteorder.h>
-#endif
 #include <uapi/linux/span_port.h>
+#endif
 
 /* Where L0 has taken the pages away, this is what an L1 reads. Nobody's number. */
 #define SPAN_STREAM_GONE	0xffffffffu
@@ -178,7 +178,9 @@ static inline int span_stream_unread(struct span_stream_end *end)
 	used = span_stream_load(&end->in->head) - end->tail;
 	if (used > SPAN_STREAM_BYTES)
 		return span_stream_break(end);
-	return used || end->state == SPAN_STREAM_ENDED ? used : -EAGAIN;
+	if (!used && end->state == SPAN_STREAM_PAIRED)
+		return -EAGAIN;
+	return used;
 }
 
 /* Bytes of room; EAGAIN if there is none now, EPIPE, EPROTO. */
@@ -195,7 +197,9 @@ static inline int span_stream_room(struct span_stream_end *end)
 	used = end->head - span_stream_load(&end->out->tail);
 	if (used > SPAN_STREAM_BYTES)
 		return span_stream_break(end);
-	return SPAN_STREAM_BYTES - used ?: -EAGAIN;
+	if (used == SPAN_STREAM_BYTES)
+		return -EAGAIN;
+	return SPAN_STREAM_BYTES - used;
 }
 
 /* @bytes were copied out and can be overwritten. Returns whether to ring. */
