@@ -11,6 +11,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
+#include "vcpu.h"
 #include "watch.h"
 #include "trace.h"
 
@@ -182,6 +183,7 @@ void kvm_span_member_fence_all(struct kvm_span *span)
 		/* The list's reference is ours now. */
 		kvm_span_member_unwatch(member);
 		vmas = kvm_span_window_zap(member);
+		kvm_span_hub_lost(member);
 		trace_kvm_span_revoke(span->name, member->id, state, vmas);
 		kvm_span_member_put(member);
 		spin_lock(&span->lock);
@@ -190,7 +192,7 @@ void kvm_span_member_fence_all(struct kvm_span *span)
 	kvm_span_window_flush();
 }
 
-static struct kvm_span_member *kvm_span_member_find(struct kvm_span *span, u32 id)
+struct kvm_span_member *kvm_span_member_find(struct kvm_span *span, u32 id)
 {
 	struct kvm_span_member *member;
 
@@ -257,6 +259,8 @@ long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg)
 	kvm_span_member_unwatch(member);
 	vmas = kvm_span_window_zap(member);
 	kvm_span_window_flush();
+	/* Its vCPUs cannot run any more: only now somebody else may have them. */
+	kvm_span_hub_lost(member);
 	trace_kvm_span_revoke(span->name, member->id, state, vmas);
 	kvm_span_member_put(member);
 	return 0;
@@ -278,6 +282,7 @@ static void kvm_span_member_info(struct kvm_span_member *member,
 	info->faults = atomic64_read(&member->faults);
 	info->refused = atomic64_read(&member->refused);
 	memcpy(info->name, member->name, sizeof(info->name));
+	kvm_span_hub_info(member, info);
 }
 
 /* KVM_SPAN_GET_MEMBER on a span fd. */
@@ -287,7 +292,8 @@ long kvm_span_member_query(struct kvm_span *span, void __user *uarg)
 	struct kvm_span_member *member;
 	int r;
 
-	r = kvm_span_copy_arg(&info, sizeof(info), uarg);
+	r = kvm_span_copy_arg_since(&info, sizeof(info),
+				    offsetof(struct kvm_span_member_info, tsc_offset), uarg);
 	if (r)
 		return r;
 	if (info.flags)
@@ -297,7 +303,7 @@ long kvm_span_member_query(struct kvm_span *span, void __user *uarg)
 		return -ENOENT;
 	kvm_span_member_info(member, &info);
 	kvm_span_member_put(member);
-	return kvm_span_return_arg(uarg, &info, sizeof(info));
+	return kvm_span_return_arg(uarg, &info, min_t(size_t, info.size, sizeof(info)));
 }
 
 /* KVM_SPAN_GET_MEMBER on a member fd: about itself. */
@@ -306,13 +312,14 @@ static long kvm_span_member_query_self(struct kvm_span_member *member, void __us
 	struct kvm_span_member_info info;
 	int r;
 
-	r = kvm_span_copy_arg(&info, sizeof(info), uarg);
+	r = kvm_span_copy_arg_since(&info, sizeof(info),
+				    offsetof(struct kvm_span_member_info, tsc_offset), uarg);
 	if (r)
 		return r;
 	if (info.flags)
 		return -EINVAL;
 	kvm_span_member_info(member, &info);
-	return kvm_span_return_arg(uarg, &info, sizeof(info));
+	return kvm_span_return_arg(uarg, &info, min_t(size_t, info.size, sizeof(info)));
 }
 
 /* The decision of KVM_SPAN_JOIN. Under span->lock. */
@@ -434,6 +441,7 @@ static int kvm_span_member_release(struct inode *inode, struct file *file)
 	spin_unlock(&span->lock);
 
 	kvm_span_member_unwatch(member);
+	kvm_span_hub_lost(member);
 
 	/* Whoever reads that it left finds nothing of it any more. */
 	spin_lock(&span->lock);
@@ -479,6 +487,7 @@ static void kvm_span_member_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "span-access:\t%s\n", member->watcher ? "none" :
 		   member->access & KVM_SPAN_ACCESS_W ? "rw" : "ro");
 	seq_printf(m, "span-rights:\t%#x\n", member->rights);
+	seq_printf(m, "span-vcpus:\t%#lx\n", READ_ONCE(member->vcpus));
 	seq_printf(m, "span-mapped-bytes:\t%llu\n", kvm_span_window_bytes(member));
 	seq_printf(m, "span-faults:\t%lld\n", atomic64_read(&member->faults));
 	seq_printf(m, "span-refused:\t%lld\n", atomic64_read(&member->refused));

@@ -23,6 +23,7 @@
 #include <linux/workqueue.h>
 #include <uapi/linux/fcntl.h>
 
+#include "vcpu.h"
 #include "watch.h"
 #include "span_hooks.h"
 
@@ -324,6 +325,8 @@ static long kvm_span_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 		return kvm_span_get_stats(s, uarg);
 	case _IOC_NR(KVM_SPAN_WRITTEN):
 		return kvm_span_event_written(s, uarg);
+	case _IOC_NR(KVM_SPAN_SET_VCPU):
+		return kvm_span_hub_set_vcpu(s, uarg);
 	case _IOC_NR(KVM_SPAN_CHANNEL):
 		return kvm_span_channel(s, uarg);
 	default:
@@ -443,6 +446,7 @@ static int kvm_span_release(struct inode *inode, struct file *file)
 
 	WRITE_ONCE(s->open, false);
 	kvm_span_member_fence_all(s);
+	kvm_span_hub_end(s);
 	kvm_span_unbind_vm(s, s->kvm);
 	/* Only now may the memory have another span: the slots are free for it. */
 	mutex_lock(&kvm_spans_lock);
@@ -659,6 +663,7 @@ static long kvm_span_get_info(void __user *uarg)
 	info.api_version = KVM_SPAN_API_VERSION;
 	info.max_members = KVM_SPAN_MAX_MEMBERS;
 	info.features = KVM_SPAN_FEATURE_MEMORY | KVM_SPAN_FEATURE_WATCH |
+			KVM_SPAN_FEATURE_VCPU |
 			KVM_SPAN_FEATURE_CHANNEL | kvm_span_log_features();
 	info.max_bytes = KVM_SPAN_MAX_BYTES;
 	return kvm_span_return_arg(uarg, &info, sizeof(info));
@@ -675,6 +680,8 @@ static long kvm_span_dev_ioctl(struct file *file, unsigned int cmd, unsigned lon
 		return kvm_span_get_info(uarg);
 	case _IOC_NR(KVM_SPAN_CREATE):
 		return kvm_span_create(uarg);
+	case _IOC_NR(KVM_SPAN_RELAY):
+		return kvm_span_relay_open(uarg);
 	default:
 		return -ENOTTY;
 	}
@@ -718,4 +725,5 @@ void __exit kvm_span_exit(void)
 	misc_deregister(&kvm_span_dev);
 	destroy_workqueue(kvm_span_wq);
 	static_key_deferred_flush(&kvm_span_any);
+	static_key_deferred_flush(&kvm_span_sites);
 }

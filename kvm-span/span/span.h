@@ -45,6 +45,7 @@ enum { KVM_SPAN_R, KVM_SPAN_W, KVM_SPAN_X, KVM_SPAN_NR_ACCESS };
 #define KVM_SPAN_RIGHTS_WATCH	(KVM_SPAN_RIGHT_NOTIFY | KVM_SPAN_RIGHT_BLOCK | \
 				 KVM_SPAN_RIGHT_DENY | KVM_SPAN_RIGHT_LOG)
 
+struct kvm_span_hub;
 struct kvm_span_watch;
 
 /*
@@ -114,6 +115,9 @@ struct kvm_span {
 
 	atomic64_t pages_zapped;
 	atomic64_t pages_logged;
+
+	/* Who owns which vCPU; made with the first that leaves. hub.c */
+	struct kvm_span_hub __rcu *hub;
 };
 
 /*
@@ -160,6 +164,15 @@ struct kvm_span_member {
 
 	atomic64_t faults;
 	atomic64_t refused;
+
+	/*
+	 * vCPUs that it owns, and that it owned and that are nobody's. Change
+	 * with the mutex of the hub's site held.
+	 */
+	unsigned long vcpus;
+	unsigned long leaving;
+	atomic64_t irqs_to_l1;
+	atomic64_t irqs_to_l0;
 };
 
 /* span.c */
@@ -183,6 +196,7 @@ struct kvm_span_member *kvm_span_member_get(struct kvm_span *span, u32 id);
 void kvm_span_member_put(struct kvm_span_member *member);
 void kvm_span_member_refused(struct kvm_span_member *member);
 void kvm_span_member_tell(struct kvm_span_member *member, u32 type);
+struct kvm_span_member *kvm_span_member_find(struct kvm_span *span, u32 id);
 u32 kvm_span_member_remapped(struct kvm_span *span, const struct kvm *kvm);
 
 /* slot.c */

@@ -55,6 +55,51 @@ bool kvm_span_rmap_dirty(const struct kvm_memory_slot *slot, gfn_t gfn, bool rea
 void __kvm_span_wrote(const struct kvm_memory_slot *slot, gfn_t gfn);
 
 /*
+ * On while some VM has vCPUs that run elsewhere (vcpu.c): a key of its own, since
+ * in an L1 there need not be a span.
+ */
+extern struct static_key_false_deferred kvm_span_sites;
+
+bool __kvm_span_away(const struct kvm_vcpu *vcpu);
+bool __kvm_span_post(struct kvm_vcpu *vcpu, u32 mode, u32 vector, bool level, bool trig,
+		     int *result);
+void __kvm_span_scan_levels(struct kvm_vcpu *vcpu, unsigned long *vectors);
+void __kvm_span_apic_changed(struct kvm_vcpu *vcpu);
+void __kvm_span_vcpu_created(struct kvm_vcpu *vcpu);
+
+static inline bool kvm_span_shared(void)
+{
+	return static_branch_unlikely(&kvm_span_sites.key);
+}
+
+/* Does the vCPU run on another hypervisor? */
+static inline bool kvm_span_away(const struct kvm_vcpu *vcpu)
+{
+	return kvm_span_shared() && __kvm_span_away(vcpu);
+}
+
+/* An interrupt for a vCPU; true: it was sent on, or will come by itself. Under RCU. */
+static inline bool kvm_span_post(struct kvm_vcpu *vcpu, u32 mode, u32 vector, bool level,
+				 bool trig, int *result)
+{
+	return __kvm_span_post(vcpu, mode, vector, level, trig, result);
+}
+
+/* More vectors whose EOI has to exit. */
+static inline void kvm_span_scan_levels(struct kvm_vcpu *vcpu, unsigned long *vectors)
+{
+	if (kvm_span_shared())
+		__kvm_span_scan_levels(vcpu, vectors);
+}
+
+/* What others address the vCPU by may be new. May sleep. */
+static inline void kvm_span_apic_changed(struct kvm_vcpu *vcpu)
+{
+	if (kvm_span_shared())
+		__kvm_span_apic_changed(vcpu);
+}
+
+/*
  * The span whose memory a slot shows, or NULL. Valid as long as the slot is:
  * the caller holds kvm->srcu for read.
  */
@@ -163,6 +208,8 @@ static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu)
 	smp_mb__after_atomic();
 	if (unlikely(atomic_read(&vcpu->kvm->arch.span.logs)) && kvm_x86_ops.cpu_dirty_log_size)
 		kvm_make_request(KVM_REQ_UPDATE_CPU_DIRTY_LOGGING, vcpu);
+	if (kvm_span_shared())
+		__kvm_span_vcpu_created(vcpu);
 }
 
 int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
@@ -268,6 +315,17 @@ static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 }
 
 static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu) { }
+static inline bool kvm_span_shared(void) { return false; }
+static inline bool kvm_span_away(const struct kvm_vcpu *vcpu) { return false; }
+
+static inline bool kvm_span_post(struct kvm_vcpu *vcpu, u32 mode, u32 vector, bool level,
+				 bool trig, int *result)
+{
+	return false;
+}
+
+static inline void kvm_span_scan_levels(struct kvm_vcpu *vcpu, unsigned long *vectors) { }
+static inline void kvm_span_apic_changed(struct kvm_vcpu *vcpu) { }
 
 static inline int kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 {

@@ -412,6 +412,51 @@ TRACE_EVENT(kvm_span_remap,
 		  __entry->gfn, __entry->page, __entry->base_page)
 );
 
+/* A vCPU of the guest has another owner: a member, 0 for this host, or -1, -2. */
+TRACE_EVENT(kvm_span_vcpu,
+	TP_PROTO(u32 vcpu, u32 from, u32 to),
+	TP_ARGS(vcpu, from, to),
+
+	TP_STRUCT__entry(
+		__field(u32, vcpu)
+		__field(u32, from)
+		__field(u32, to)
+	),
+
+	TP_fast_assign(
+		__entry->vcpu = vcpu;
+		__entry->from = from;
+		__entry->to = to;
+	),
+
+	TP_printk("vcpu %u from %d to %d", __entry->vcpu, (int)__entry->from,
+		  (int)__entry->to)
+);
+
+/* Interrupts between hypervisors, and to whom; -1: kept for the next owner. */
+TRACE_EVENT(kvm_span_post,
+	TP_PROTO(u32 vcpu, u32 to, u32 event, const u64 *irr),
+	TP_ARGS(vcpu, to, event, irr),
+
+	TP_STRUCT__entry(
+		__field(u32, vcpu)
+		__field(u32, to)
+		__field(u32, event)
+		__array(u64, irr, 4)
+	),
+
+	TP_fast_assign(
+		__entry->vcpu = vcpu;
+		__entry->to = to;
+		__entry->event = event;
+		memcpy(__entry->irr, irr, sizeof(__entry->irr));
+	),
+
+	TP_printk("vcpu %u to %d event %#x irr %016llx %016llx %016llx %016llx",
+		  __entry->vcpu, (int)__entry->to, __entry->event, __entry->irr[3],
+		  __entry->irr[2], __entry->irr[1], __entry->irr[0])
+);
+
 #endif /* _TRACE_KVM_SPAN_H */
 
 #undef TRACE_INCLUDE_PATH

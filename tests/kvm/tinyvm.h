@@ -45,6 +45,7 @@
 #define TINY_IRQCHIP	1u		/* interrupt controllers in the kernel */
 #define TINY_AVX	2u
 #define TINY_PAGING	4u		/* identity map by 4 MiB pages */
+#define TINY_SPLIT	8u		/* local APICs in the kernel, no other controller */
 
 struct tiny_vm {
 	int vm, vcpu;
@@ -222,7 +223,7 @@ static inline void tiny_vcpu(struct tiny_vm *v, int kvm, int id, unsigned int fl
 	v->code_gpa = id ? id * TINY_VCPU_GPA : CODE_GPA;
 	v->stack_gpa = id ? v->code_gpa + 0x2000 : TINY_STACK_GPA;
 	tiny_flat_mode(v->vcpu);
-	if (flags & TINY_IRQCHIP) {
+	if (flags & (TINY_IRQCHIP | TINY_SPLIT)) {
 		struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
 
 		tiny_lapic_on(v->vcpu);
@@ -253,6 +254,11 @@ static inline void tiny_init_with(struct tiny_vm *v, unsigned int flags)
 	MUST(ioctl(v->vm, KVM_SET_TSS_ADDR, 0xfffbd000));
 	if (flags & TINY_IRQCHIP)
 		MUST(ioctl(v->vm, KVM_CREATE_IRQCHIP));
+	if (flags & TINY_SPLIT) {
+		struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args[0] = 24 };
+
+		MUST(ioctl(v->vm, KVM_ENABLE_CAP, &split));
+	}
 	v->ram = mmap(NULL, TINY_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	MUST(v->ram == MAP_FAILED ? -1 : 0);
 	tiny_tables(v->ram);

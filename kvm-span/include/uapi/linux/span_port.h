@@ -237,10 +237,11 @@ struct span_log_range {
  *
  * Posts are interrupts for vCPUs that the other side has, or can reach: a set
  * of bits per vCPU, as in a posted-interrupt descriptor (SDM 3, 30.6), that
- * cannot overflow. The sender sets bits in irr[] (and level[] when it is level-
- * triggered, before the bit in irr[]) or event, then the vCPU's bit in pending,
- * each atomically, and rings if that was clear. The receiver takes pending,
- * then the words, each by an atomic exchange with 0. It believes nothing: a bit
+ * cannot overflow. The sender sets bits in irr[] or event, then the vCPU's bit in
+ * pending, each atomically, and rings if that was clear. The receiver takes
+ * pending, then irr[] and event, each by an atomic exchange with 0. A bit in
+ * level[] says how its vector is triggered; the sender sets or clears it before
+ * the bit in irr[], the receiver leaves it as it is. It believes nothing: a bit
  * for a vCPU that the sender has no business with is thrown away and counted.
  *
  * Streams are bytes: head counts what was put in, tail what was taken out, both
@@ -263,13 +264,15 @@ struct span_log_range {
 #define SPAN_POST_SMI		(1u << 1)
 #define SPAN_POST_INIT		(1u << 2)
 #define SPAN_POST_SIPI		(1u << 3)	/* after INIT, if both; sipi_vector */
-#define SPAN_POST_EXTINT	(1u << 4)
 #define SPAN_POST_KICK		(1u << 5)	/* KVM_HC_KICK_CPU */
 #define SPAN_POST_APIC		(1u << 6)	/* apic, ldr, dfr, spiv are new */
 
 #define SPAN_APIC_ENABLED	(1u << 0)
 #define SPAN_APIC_X2APIC	(1u << 1)
 #define SPAN_APIC_ANSWERED	(1u << 2)	/* set by a receiver that has them */
+#define SPAN_APIC_COUNT_SHIFT	8		/* of 8 bits, another one each time */
+#define SPAN_APIC_ID_SHIFT	24
+#define SPAN_APIC_ID		0xff000000u	/* xAPIC id; 0 in x2APIC mode */
 
 struct span_post {
 	__le64 irr[4];
