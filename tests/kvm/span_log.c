@@ -195,6 +195,43 @@ static void exact_with(bool huge)
 	}
 }
 
+/* Entries go and are made anew: one that a read has made, writable, tells of the next write. */
+static void made_anew(struct tiny_vm *v, uint8_t *at, struct mirror *m, const char *name)
+{
+	static uint8_t set[PAGES];
+	uint32_t p, n;
+
+	for (p = 40; p < 50; p++) {
+		MUST(madvise(at + p * PAGE, PAGE, MADV_DONTNEED));
+		CHECK(TINY_RUN(v, load, .ebx = GPA(p)) == TINY_DONE, "%s: load", name);
+		n = fetch_set(m, set);
+		CHECK(n == 0, "%s: %u pages after a read of page %u", name, n, p);
+		CHECK(TINY_RUN(v, store, .ebx = GPA(p), .eax = p) == TINY_DONE, "%s: store", name);
+		n = fetch_set(m, set);
+		CHECK(n == 1 && set[p], "%s: %u pages after a write to page %u", name, n, p);
+		CHECK(TINY_RUN(v, store, .ebx = GPA(p), .eax = p) == TINY_DONE, "%s: store", name);
+		MUST(madvise(at + p * PAGE, PAGE, MADV_DONTNEED));
+		n = fetch_set(m, set);
+		CHECK(n == 1 && set[p], "%s: %u pages, page %u was written before its entry went", name, n, p);
+	}
+}
+
+static void t_made_anew(void)
+{
+	static uint8_t set[PAGES];
+	struct party l1;
+	struct mirror m;
+
+	guest_new(&g, 0);
+	party_new(&l1, g.span, "L1a");
+	TINY_RUN(&g.vm, touch, .ebx = WINDOW_GPA, .ecx = PAGES);
+	TINY_RUN(&l1.vm, touch, .ebx = WINDOW_GPA, .ecx = PAGES);
+	mirror_new(&m, "log");
+	CHECK(fetch_set(&m, set) == PAGES, "not all in the first answer");
+	made_anew(&g.vm, g.mem, &m, "guest");
+	made_anew(&l1.vm, l1.window, &m, "L1");
+}
+
 static void t_exact(void)
 {
 	exact_with(false);
@@ -457,6 +494,7 @@ int main(int argc, char **argv)
 	static const struct ktap_test tests[] = {
 		{ "exact", t_exact },
 		{ "exact, huge pages", t_exact_huge },
+		{ "made anew", t_made_anew },
 		{ "epochs", t_epochs },
 		{ "epochs, huge pages", t_epochs_huge },
 		{ "epochs, manual protect", t_epochs_manual },

@@ -235,6 +235,36 @@ static void t_huge(void)
 	huge_shadows(&l1);
 }
 
+/* A nested guest's write is known from the D bit alone: it must not go with the entry. */
+static void t_zapped(void)
+{
+	struct kvm_span_log_range r[16];
+	struct kvm_span_log_fetch f;
+	struct party s, l1;
+	uint32_t w, p, reason;
+
+	guest_new(&g, 0);
+	watcher_new(&s, g.span, "s");
+	l1_new(&l1);
+	CHECK(NEST_RUN(&l1.vm, 1, &reason, nest_touch, .ebx = GPA(0), .ecx = PAGES, .eax = 1) == TINY_DONE, "touch");
+	w = watch_new(s.fd, 0, ALLOW);
+	MUST(subscribe(s.fd, w, ACC_W, LOG, 0, PAGES));
+	MUST(log_fetch(s.fd, w, r, 16, 0, PAGES, &f));
+	for (p = 20; p < 24; p++) {
+		NEST_RUN(&l1.vm, 1, &reason, nest_store, .ebx = GPA(p), .eax = 2);
+		MUST(madvise(l1.window + p * PAGE, PAGE, MADV_DONTNEED));
+		MUST(log_fetch(s.fd, w, r, 16, 0, PAGES, &f));
+		CHECK(f.dirty == 1 && r[0].first == p, "%llu pages, page %u was written before its entry went",
+		      (unsigned long long)f.dirty, p);
+		NEST_RUN(&l1.vm, 1, &reason, nest_load, .ebx = GPA(p));
+		MUST(log_fetch(s.fd, w, r, 16, 0, PAGES, &f));
+		CHECK(f.dirty == 0, "%llu pages after a read", (unsigned long long)f.dirty);
+		NEST_RUN(&l1.vm, 1, &reason, nest_store, .ebx = GPA(p), .eax = 3);
+		MUST(log_fetch(s.fd, w, r, 16, 0, PAGES, &f));
+		CHECK(f.dirty == 1 && r[0].first == p, "%llu pages after a write to page %u", (unsigned long long)f.dirty, p);
+	}
+}
+
 int main(void)
 {
 	static const struct ktap_test tests[] = {
@@ -242,6 +272,7 @@ int main(void)
 		{ "a VMCS in the window", t_vmcs_in_window },
 		{ "reads by L0", t_reads },
 		{ "huge pages, manual protect", t_huge },
+		{ "entries that go", t_zapped },
 	};
 
 	span_require();
