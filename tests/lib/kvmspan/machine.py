@@ -303,6 +303,7 @@ class Machine:
         self.kernel = {"stock": "cloud"}.get(kernel, kernel)
         self.modules = modules
         self.policy_extra = {} # of the guest's policy, beside its members
+        self.policy_used = None        # when the guest was started
         self.directory = directory or os.path.join(
             paths.RESULTS, f"{topology}-{kernel}-{modules}-{os.getpid()}")
         self.log = log or (lambda text: None)
@@ -593,8 +594,8 @@ class Machine:
                  "-cpu", cpu or self.cpu_of(spec)]
         if spec.role == "guest":
             words += handover.OPTIONS
-            if spec.irqchip == "split":
-                words += ["-global", "kvm-apic.vapic=off"]
+        if spec.irqchip == "split":
+            words += ["-global", "kvm-apic.vapic=off"]
         if peer_on:
             machine += ",memory-backend=mem0"
             words += handover.memory_of_peer(spec)
@@ -619,10 +620,8 @@ class Machine:
         return words
 
     def cpu_of(self, spec):
-        if spec.kvmclock == "off":
-            return SPLIT_CPU
-        if spec.role == "guest":
-            return GUEST_CPU
+        if spec.role == "guest" or spec.kvmclock == "off":
+            return ",".join([SPLIT_CPU if spec.kvmclock == "off" else GUEST_CPU] + ([spec.flags] if spec.flags else []))
         # A guest that wants an invariant TSC gets it on an L1 that has one.
         wanted = any(s.kvmclock == "off" for s in self.topology.vms)
         return "host,host-phys-bits=on" + (",migratable=off" if wanted else "")
@@ -645,7 +644,8 @@ class Machine:
     def start_vm(self, name, wait=True, extra=()):
         vm = self[name]
         if vm.spec.role == "guest" and self.modules == "span":
-            vm.host.put_bytes(json.dumps(self.policy()).encode(), f"{RUN}/policy.json", 0o600)
+            self.policy_used = self.policy()
+            vm.host.put_bytes(json.dumps(self.policy_used).encode(), f"{RUN}/policy.json", 0o600)
         vm.connect(self.launch(vm.host, name, self._qemu_command(vm.spec) + list(extra)))
         if wait:
             self.wait_vm(name)

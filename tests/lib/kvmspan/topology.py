@@ -22,6 +22,7 @@ KEYS = {
     "window": str,     # size of the span-port's window; none: no port
     "access": str,     # ro, rw: what the guest's policy grants; none: no entry
     "rights": str,     # and which rights: notify, block, deny, log, with commas, or all
+    "flags": str,      # of a guest: more CPU flags, with commas
     "deadline": int,   # longest one of its watches, microseconds
     "vcpus": str,      # of an L1: which vCPUs the guest's policy lets it have: all, or numbers with commas; default: none
     "on": str,         # the level whose QEMU runs it; default: L0

@@ -47,7 +47,14 @@ def state(m):
 
 def owners(m):
     """Who has each vCPU, by index: "base", the name of an L1, or None when nobody has it."""
-    return [v.get("owner") for v in sorted(state(m)["vcpus"], key=lambda v: v["vcpu"])]
+    known = state(m).get("vcpus")
+    if known is None:
+        return [BASE] * m["guest"].spec.cpus
+    return [v.get("owner") for v in sorted(known, key=lambda v: v["vcpu"])]
+
+
+def cancel(m, number):
+    m.qmp("guest", "span-cancel", {"guest": GUEST, "id": number})
 
 
 def follow(m):
@@ -135,21 +142,25 @@ def refused(m, to, vcpus=None, words=(), **options):
 
 # Where a test begins.
 
-def _guest_as_wanted(m, spec, policy):
+PLAIN = {"cpus": 2, "kvmclock": "off", "kernel": "trimmed", "memory": 128, "flags": None}
+
+
+def _guest_as_wanted(m, spec):
     vm = m["guest"]
-    if vm.lost or m.policy_extra != policy or any(getattr(vm.spec, k) != v for k, v in spec.items()):
+    if not vm.lost and vm.base.ended:
+        vm.lost = "its QEMU has ended"
+    if vm.lost or m.policy_used != m.policy() or any(getattr(vm.spec, k) != v for k, v in spec.items()):
         return False
-    return vm.base.qmp("query-status")["running"] or owners(m)[0] != BASE
+    return vm.base.qmp("query-status")["running"] or owners(m)[0] not in (BASE, None)
 
 
-def new_guest(m, policy=None, **spec):
+def new_guest(m, **spec):
     """The guest starts anew, with other keys of its topology line if there are any."""
     vm = m["guest"]
     for on in list(vm.peers):
         stop_peer(m, on)
     for k, v in spec.items():
         setattr(vm.spec, k, v)
-    m.policy_extra = policy or {}
     m.restart_vm("guest")
     if vm.spec.kvmclock == "off":
         wait_tsc(m)
@@ -170,24 +181,24 @@ def wait_peer(m, on, want=("ready",), timeout=60):
     """Until the base and the controller in that L1 have come to terms; what the base says of it."""
     for _ in range(100):
         member = next(x for x in state(m)["members"] if x["name"] == on)
-        if member["controller"] in want:
-            return member
+        controller = member.get("controller", {"state": "none"})
+        if controller["state"] in want:
+            return controller
         m.sleep(0.02)
-    raise AssertionError(f"the controller in {on} is '{member['controller']}', not {' or '.join(want)}")
+    raise AssertionError(f"the controller in {on} is '{controller}', not {' or '.join(want)}")
 
 
-def settle(m, peers=("L1a",), policy=None, cpus=2, kvmclock="off", **spec):
-    """The guest runs on L0; in each of these L1s waits a controller, in the others there is none."""
+def settle(m, peers=("L1a",), policy=None, **spec):
+    """The guest, as in PLAIN but for these keys, runs on L0; in each of these L1s waits a controller, in the others none."""
     vm = m["guest"]
-    spec.update(cpus=cpus, kvmclock=kvmclock)
-    for on in ("L1a", "L1b"):
-        if m[on].lost and on in peers:
+    spec = {**PLAIN, **spec}
+    m.policy_extra = policy or {}
+    for on in peers:
+        if m[on].lost:
             m.restart_vm(on)
-    if not vm.lost and vm.base.ended:
-        vm.lost = "its QEMU has ended"
-    if not _guest_as_wanted(m, spec, policy or {}):
-        new_guest(m, policy, **spec)
-    elif owners(m) != [BASE] * cpus:
+    if not _guest_as_wanted(m, spec):
+        new_guest(m, **spec)
+    elif owners(m) != [BASE] * spec["cpus"]:
         transfer(m, "L0")
     attached = {x["name"] for x in state(m)["members"] if x["state"] == "attached"}
     for on in [o for o in vm.peers if o not in peers or o not in attached]:
