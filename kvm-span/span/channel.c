@@ -720,6 +720,13 @@ void kvm_span_share_end(struct kvm_span_member *member)
 	share->member = NULL;
 	up_write(&share->gate);
 
+	/* The L1's end is told of it, if there is still somebody. */
+	spin_lock(&share->lock);
+	if (share->open)
+		span_stream_close(&share->end);
+	spin_unlock(&share->lock);
+	kvm_span_share_ring(share);
+
 	spin_lock(&share->lock);
 	WRITE_ONCE(share->over, true);
 	spin_unlock(&share->lock);

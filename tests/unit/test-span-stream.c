@@ -156,6 +156,20 @@ static bool indices_that_cannot_be(void)
 	return true;
 }
 
+/* Whatever was written over the words of one who waits, he can be paired with. */
+static bool words_are_shown_again(void)
+{
+	struct span_stream_end a, b;
+
+	start(&a, &b);
+	span_stream_open(&a, 1);
+	memset(pages, 0, sizeof(pages));
+	span_stream_open(&b, 2);
+	settle(&a, &b);
+	EXPECT(a.state == SPAN_STREAM_PAIRED && b.state == SPAN_STREAM_PAIRED);
+	return true;
+}
+
 /* An L1 reads ones while L0 takes the pages away. */
 static bool ones_are_no_answer(void)
 {
@@ -553,6 +567,7 @@ static const struct {
 	{ "the_rest_is_read", the_rest_is_read },
 	{ "missed_pairs", missed_pairs },
 	{ "indices_that_cannot_be", indices_that_cannot_be },
+	{ "words_are_shown_again", words_are_shown_again },
 	{ "ones_are_no_answer", ones_are_no_answer },
 	{ "random_steps", random_steps },
 	{ "random_progress", random_progress },

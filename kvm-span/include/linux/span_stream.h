@@ -87,15 +87,21 @@ static inline void span_stream_init(struct span_stream_end *end, void *pages, bo
 	end->peer = 0;
 }
 
+/* An L1 that went wild may have written over what we show while nobody was there. */
+static inline void span_stream_show(struct span_stream_end *end)
+{
+	span_stream_store(&end->in->seen, end->peer);
+	span_stream_store(&end->out->head, end->head);
+	span_stream_store(&end->out->start, end->mine);
+}
+
 /* Ring afterwards. */
 static inline void span_stream_open(struct span_stream_end *end, u32 number)
 {
 	end->state = SPAN_STREAM_WAITING;
 	end->mine = number;
 	end->peer = 0;
-	span_stream_store(&end->in->seen, 0);
-	span_stream_store(&end->out->head, end->head);
-	span_stream_store(&end->out->start, number);
+	span_stream_show(end);
 	/* Before we look at the other's words, pairs with itself. */
 	virt_mb();
 }
@@ -148,6 +154,7 @@ static inline bool span_stream_look(struct span_stream_end *end)
 		end->state = SPAN_STREAM_ENDED;
 	if (end->state != SPAN_STREAM_WAITING)
 		return false;
+	span_stream_show(end);
 	if (end->peer && start != end->peer)
 		span_stream_missed(end);
 	if (end->state == SPAN_STREAM_WAITING && !end->peer && start &&
