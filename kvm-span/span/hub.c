@@ -319,7 +319,7 @@ static void kvm_span_hub_take_away(struct kvm_span_hub *hub, unsigned int n,
 	/* The reference moves on to last[]; first the right to speak, see posts_rung(). */
 	rcu_assign_pointer(hub->last[n], member);
 	WRITE_ONCE(member->leaving, member->leaving | BIT(n));
-	smp_wmb();
+	smp_wmb();	/* whoever reads vcpus without the bit reads leaving with it */
 	WRITE_ONCE(member->vcpus, member->vcpus & ~BIT(n));
 	RCU_INIT_POINTER(hub->owner[n], NULL);
 	/* Whoever saw the owner has posted. */
