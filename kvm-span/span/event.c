@@ -12,8 +12,8 @@
  * address space, with or without an answer.
  *
  * Nothing here sleeps for an answer, and nothing that a member does or omits
- * makes an access wait for longer than the deadline of its watch, counted from
- * when the access came.
+ * makes an access wait for longer than the deadline of its watch: what it has
+ * waited for others before counts.
  */
 #include <linux/hrtimer.h>
 #include <linux/irq_work.h>
@@ -86,7 +86,8 @@ struct kvm_span_entry {
 	u64 lifted;			/* to mask the access again */
 	u64 lifted_read;		/* ... and reading */
 
-	ktime_t start;			/* constant */
+	ktime_t start;			/* WAITING: since when */
+	ktime_t waited;			/* DECIDED: for how long */
 	ktime_t until;
 };
 
@@ -300,12 +301,16 @@ static void kvm_span_entry_cancel(struct kvm_span_entry *e)
 	e->cancel = 0;
 }
 
-/* Under events->lock. */
+/*
+ * Under events->lock. A denial that the vCPU did not come back for has not been:
+ * whoever denied and wanted no more is asked again if the access comes again.
+ */
 static void kvm_span_entry_free(struct kvm_span_entry *e)
 {
 	struct kvm_span_events *ev = e->span->events;
 
 	rcu_read_lock();
+	e->cancel &= ~e->denied;
 	kvm_span_entry_cancel(e);
 	rcu_read_unlock();
 	if (e->state == KVM_SPAN_WAITING)
@@ -324,14 +329,16 @@ static void kvm_span_entry_free(struct kvm_span_entry *e)
 static void kvm_span_entry_decide(struct kvm_span_entry *e)
 {
 	struct kvm_span_events *ev = e->span->events;
+	ktime_t now = ktime_get();
 
 	if (e->state != KVM_SPAN_WAITING || e->open)
 		return;
 	WRITE_ONCE(ev->pending, ev->pending - 1);
 	e->state = KVM_SPAN_DECIDED;
+	e->waited = ktime_sub(now, e->start);
 	if (!e->denied)
 		kvm_span_entry_cancel(e);
-	e->until = ktime_add_ns(ktime_get(), KVM_SPAN_ANSWER_NS);
+	e->until = ktime_add_ns(now, KVM_SPAN_ANSWER_NS);
 	kvm_span_arm(ev, e->until);
 	if (e->vcpu) {
 		WRITE_ONCE(e->vcpu->span.wake, true);
@@ -687,6 +694,29 @@ static int kvm_span_park(const struct kvm_span_ctx *ctx)
 
 enum { KVM_SPAN_PARK = 0x100, KVM_SPAN_REFUSE, KVM_SPAN_NO_ENTRY };
 
+/* The access is about to be denied. Under events->lock and RCU. */
+static int kvm_span_refuse(struct kvm_span_entry *e)
+{
+	kvm_span_entry_cancel(e);
+	kvm_span_entry_free(e);
+	return KVM_SPAN_REFUSE;
+}
+
+/*
+ * It waits again: for what is left of the deadlines. The time between counts for
+ * nothing, the vCPU may have had other things to do. Under events->lock.
+ */
+static void kvm_span_wait_again(struct kvm_span_entry *e)
+{
+	struct kvm_span_events *ev = e->span->events;
+
+	if (e->state != KVM_SPAN_DECIDED)
+		return;
+	e->state = KVM_SPAN_WAITING;
+	e->start = ktime_sub(ktime_get(), e->waited);
+	WRITE_ONCE(ev->pending, ev->pending + 1);
+}
+
 /*
  * Find or make the entry of an access, ask whom there is to ask, and see what
  * comes of it. *fresh is a new entry or NULL, and is taken if it is needed.
@@ -699,10 +729,8 @@ static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry
 	u64 block, notify;
 
 	*told = 0;
-	if (e && e->state == KVM_SPAN_DECIDED && e->denied) {
-		kvm_span_entry_free(e);
-		return KVM_SPAN_REFUSE;
-	}
+	if (e && e->state == KVM_SPAN_DECIDED && e->denied)
+		return kvm_span_refuse(e);
 	notify = kvm_span_who(ctx, KVM_SPAN_WHY_NOTIFY, ctx->own);
 	kvm_span_notify(ctx, notify, 0);
 	*told = notify;
@@ -719,10 +747,7 @@ static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry
 	}
 	/* Also who came after the first were asked: the access is still to happen. */
 	if (block & ~e->told) {
-		if (e->state == KVM_SPAN_DECIDED) {
-			e->state = KVM_SPAN_WAITING;
-			WRITE_ONCE(e->span->events->pending, e->span->events->pending + 1);
-		}
+		kvm_span_wait_again(e);
 		*told |= block & ~e->told;
 		kvm_span_ask_watches(ctx, e, block & ~e->told);
 	}
@@ -732,10 +757,8 @@ static int kvm_span_decide(const struct kvm_span_ctx *ctx, struct kvm_span_entry
 		WRITE_ONCE(ctx->vcpu->span.wake, false);
 		return KVM_SPAN_PARK;
 	}
-	if (e->denied) {
-		kvm_span_entry_free(e);
-		return KVM_SPAN_REFUSE;
-	}
+	if (e->denied)
+		return kvm_span_refuse(e);
 	return kvm_span_go_on(ctx, e, block);
 }
 
@@ -1187,8 +1210,8 @@ void kvm_span_vcpu_init(struct kvm_vcpu *vcpu)
 	INIT_HLIST_HEAD(&vcpu->span.entries);
 }
 
-/* The vCPU goes. An entry that its span is taking out is waited for. */
-void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu)
+/* An entry that its span is taking out is waited for. */
+static void kvm_span_vcpu_drop(struct kvm_vcpu *vcpu)
 {
 	struct kvm_span_entry *e;
 	struct kvm_span *span;
@@ -1207,6 +1230,30 @@ void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu)
 		spin_unlock(&span->events->lock);
 		kvm_span_put(span);
 	}
+}
+
+/*
+ * The vCPU has other registers than it had, or runs elsewhere: whatever it does
+ * next is not the access that it waited for, or was answered, even if it looks the
+ * same. Under vcpu->mutex.
+ */
+void __kvm_span_moved(struct kvm_vcpu *vcpu)
+{
+	/* In the middle of an instruction what was decided about it holds to its end. */
+	if (!vcpu->arch.complete_userspace_io)
+		vcpu->span.span = NULL;
+	if (hlist_empty(&vcpu->span.entries))
+		return;
+	kvm_span_vcpu_drop(vcpu);
+	/* Nobody is left who would end its halt. */
+	kvm_clear_request(KVM_REQ_APF_HALT, vcpu);
+	vcpu->arch.apf.halted = false;
+}
+
+/* The vCPU goes. */
+void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu)
+{
+	kvm_span_vcpu_drop(vcpu);
 	/* Whoever took the last one out is through with the vCPU's lock. */
 	spin_lock(&vcpu->span.lock);
 	spin_unlock(&vcpu->span.lock);

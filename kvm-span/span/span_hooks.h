@@ -216,6 +216,7 @@ int __kvm_span_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 enum kvm_span_emul __kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, bool write);
 bool __kvm_span_crossing(struct kvm_vcpu *vcpu);
 bool __kvm_span_emulation_failed(struct kvm_vcpu *vcpu);
+void __kvm_span_moved(struct kvm_vcpu *vcpu);
 void kvm_span_vcpu_init(struct kvm_vcpu *vcpu);
 void kvm_span_vcpu_destroy(struct kvm_vcpu *vcpu);
 
@@ -242,6 +243,13 @@ static inline bool kvm_span_crossing(struct kvm_vcpu *vcpu)
 static inline bool kvm_span_emulation_failed(struct kvm_vcpu *vcpu)
 {
 	return unlikely(vcpu->span.span) && __kvm_span_emulation_failed(vcpu);
+}
+
+/* The vCPU is made to go on somewhere else: it does not come back for an access. */
+static inline void kvm_span_moved(struct kvm_vcpu *vcpu)
+{
+	if (static_branch_unlikely(&kvm_span_any.key))
+		__kvm_span_moved(vcpu);
 }
 
 /* The vCPU is halted for an access; has it been answered? */
@@ -340,6 +348,7 @@ static inline enum kvm_span_emul kvm_span_emulated(struct kvm_vcpu *vcpu, gpa_t 
 
 static inline bool kvm_span_crossing(struct kvm_vcpu *vcpu) { return false; }
 static inline bool kvm_span_emulation_failed(struct kvm_vcpu *vcpu) { return false; }
+static inline void kvm_span_moved(struct kvm_vcpu *vcpu) { }
 static inline bool kvm_span_answered(struct kvm_vcpu *vcpu) { return false; }
 static inline void kvm_span_pml(struct kvm_vcpu *vcpu, bool begin) { }
 static inline void kvm_span_vcpu_init(struct kvm_vcpu *vcpu) { }

@@ -608,6 +608,7 @@ int kvm_span_site_leave(struct kvm_span_site *site, struct kvm_vcpu *vcpu)
 	kvm_x86_call(span_away)(vcpu, true);
 	/* Whoever did not see the bit is through. */
 	synchronize_rcu_expedited();
+	kvm_span_moved(vcpu);
 	vcpu_load(vcpu);
 	kvm_lapic_hold_timer(vcpu);
 	kvm_span_keep_eoi(vcpu);

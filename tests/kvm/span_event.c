@@ -894,6 +894,121 @@ static void t_answer_while_out(void)
 	CHECK(span_stats(g.span).pending == 0, "%u pending", span_stats(g.span).pending);
 }
 
+/* User space sets the registers that the vCPU has, or has it go on at an instruction. */
+static void set_rip(struct tiny_vm *v, uint64_t rip)
+{
+	struct kvm_regs regs;
+
+	MUST(ioctl(v->vcpu, KVM_GET_REGS, &regs));
+	if (rip)
+		regs.rip = rip;
+	MUST(ioctl(v->vcpu, KVM_SET_REGS, &regs));
+}
+
+/*
+ * Whoever sets a vCPU's registers has it begin anew: what it waited for, or was
+ * answered, is none of what it does next, though it looks the same.
+ */
+static void t_registers_set(void)
+{
+	static const struct {
+		bool answered;		/* before the registers are set */
+		uint32_t verdict, flags;
+	} row[] = { { false, ALLOW, 0 }, { true, ALLOW, 0 }, { true, DENY, 0 }, { true, DENY, CANCEL } };
+	uint64_t page = 5, t;
+	struct party s;
+	struct event e, f;
+	unsigned int i;
+	uint32_t w;
+
+	guest_new(&g, 0);
+	watcher_new(&s, g.span, "s");
+	w = watch_new(s.fd, LONG_US, ALLOW);
+	for (i = 0; i < sizeof(row) / sizeof(row[0]); i++, page++) {
+		page_init(page);
+		MUST(subscribe(s.fd, w, ACC_W, BLOCK, page, 1));
+		access_go(&g.vm, ACC_W, page);
+		e = want_event(&s, w, page, ACC_W, SPAN_SOURCE_GUEST_L0);
+		tiny_abort(&g.vm);
+		if (row[i].answered)
+			MUST(answer_call(s.fd, e.event, w, row[i].verdict, row[i].flags));
+		set_rip(&g.vm, 0);
+		CHECK(span_stats(g.span).pending == 0, "%u: %u pending", i, span_stats(g.span).pending);
+		CHECK_ERR(answer_call(s.fd, e.event, w, ALLOW, 0), ENOENT);
+		/* The opposite of what it was told at first. */
+		tiny_go(&g.vm);
+		f = want_event(&s, w, page, ACC_W, SPAN_SOURCE_GUEST_L0);
+		CHECK(f.event != e.event, "%u: asked by the same number", i);
+		WANT_WAITING(&g.vm);
+		CHECK(written(page) == 0, "%u: written before the answer", i);
+		MUST(answer_call(s.fd, f.event, w, row[i].verdict == DENY ? ALLOW : DENY, CANCEL));
+		WANT_END(&g.vm, TINY_DONE);
+		CHECK(written(page) == (row[i].verdict == DENY ? VALUE : 0), "%u: memory %#x", i, written(page));
+	}
+	/* It waits for nothing any more: not for the answer, nor for the deadline. */
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, page, 1));
+	access_go(&g.vm, ACC_W, page);
+	want_event(&s, w, page, ACC_W, SPAN_SOURCE_GUEST_L0);
+	tiny_abort(&g.vm);
+	memcpy(g.vm.ram + CODE_GPA + 0x800, "\xe6\x10", 2);	/* outb to TINY_PORT_DONE */
+	t = now_us();
+	set_rip(&g.vm, CODE_GPA + 0x800);
+	tiny_go(&g.vm);
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(now_us() - t < LONG_US / 2, "halted for %llu us", (unsigned long long)(now_us() - t));
+}
+
+/*
+ * An access that is asked for again has what is left of the deadlines: what it
+ * waited for others counts, what its vCPU did in between does not.
+ */
+static void t_time_waited(void)
+{
+	struct party s, t;
+	uint32_t w, x;
+	struct event e;
+	uint64_t from;
+
+	guest_new(&g, 0);
+	watcher_new(&s, g.span, "s");
+	watcher_new(&t, g.span, "t");
+	w = watch_new(s.fd, LONG_US, ALLOW);
+	x = watch_new(t.fd, 200000, DENY);
+
+	/* Away for longer than the deadline of the second. */
+	page_init(5);
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, 5, 1));
+	access_go(&g.vm, ACC_W, 5);
+	e = want_event(&s, w, 5, ACC_W, SPAN_SOURCE_GUEST_L0);
+	tiny_abort(&g.vm);
+	MUST(answer_call(s.fd, e.event, w, ALLOW, 0));
+	MUST(subscribe(t.fd, x, ACC_W, BLOCK, 5, 1));
+	pause_ms(300);
+	tiny_go(&g.vm);
+	e = want_event(&t, x, 5, ACC_W, SPAN_SOURCE_GUEST_L0);
+	WANT_WAITING(&g.vm);
+	MUST(answer_call(t.fd, e.event, x, ALLOW, 0));
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(written(5) == VALUE, "%#x", written(5));
+	CHECK(watch_info(t.fd, x).timeouts == 0, "%llu timeouts", watch_info(t.fd, x).timeouts);
+
+	/* Waited for longer than that: the second's default, at once. */
+	page_init(6);
+	MUST(subscribe(s.fd, w, ACC_W, BLOCK, 6, 1));
+	access_go(&g.vm, ACC_W, 6);
+	e = want_event(&s, w, 6, ACC_W, SPAN_SOURCE_GUEST_L0);
+	pause_ms(300);
+	tiny_abort(&g.vm);
+	MUST(answer_call(s.fd, e.event, w, ALLOW, 0));
+	MUST(subscribe(t.fd, x, ACC_W, BLOCK, 6, 1));
+	from = now_us();
+	tiny_go(&g.vm);
+	WANT_END(&g.vm, TINY_DONE);
+	CHECK(now_us() - from < 150000, "waited for %llu us", (unsigned long long)(now_us() - from));
+	CHECK(written(6) == 0, "%#x", written(6));
+	CHECK(watch_info(t.fd, x).timeouts == 1, "%llu timeouts", watch_info(t.fd, x).timeouts);
+}
+
 /* An answer from before a watch subscribes anew is none for what comes after; another's is. */
 static void t_renewed(void)
 {
@@ -1391,6 +1506,8 @@ int main(void)
 		{ "guest killed", t_guest_killed },
 		{ "interrupts", t_interrupt },
 		{ "answer while out", t_answer_while_out },
+		{ "registers set", t_registers_set },
+		{ "time waited", t_time_waited },
 		{ "subscribed anew", t_renewed },
 		{ "page walk", t_page_walk },
 		{ "delivery", t_delivery },
