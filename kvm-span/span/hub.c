@@ -240,6 +240,15 @@ static void kvm_span_hub_take(struct kvm_span_hub *hub, unsigned int n,
 		kvm_span_inject(vcpu, bits);
 }
 
+/* Does the member own a vCPU, or did it own one that is nobody's now? */
+static bool kvm_span_hub_may_post(const struct kvm_span_member *member)
+{
+	if (READ_ONCE(member->vcpus))
+		return true;
+	smp_rmb();	/* with the wmb in kvm_span_hub_take_away() */
+	return READ_ONCE(member->leaving);
+}
+
 /*
  * The doorbell of a member, in a vCPU of its L1. A member that has no business
  * with the guest's vCPUs posts nothing: it must own one, or one that it owned
@@ -261,7 +270,7 @@ void kvm_span_posts_rung(struct kvm_span_member *member)
 	for_each_set_bit(n, &pending, SPAN_MAX_VCPUS) {
 		if (!kvm_span_posts_take(posts, n, &bits))
 			continue;
-		if (!hub || !(READ_ONCE(member->vcpus) | READ_ONCE(member->leaving))) {
+		if (!hub || !kvm_span_hub_may_post(member)) {
 			kvm_span_member_refused(member);
 			continue;
 		}
@@ -319,7 +328,7 @@ static void kvm_span_hub_take_away(struct kvm_span_hub *hub, unsigned int n,
 	/* The reference moves on to last[]; first the right to speak, see posts_rung(). */
 	rcu_assign_pointer(hub->last[n], member);
 	WRITE_ONCE(member->leaving, member->leaving | BIT(n));
-	smp_wmb();	/* whoever reads vcpus without the bit reads leaving with it */
+	smp_wmb();	/* with the rmb in kvm_span_hub_may_post() */
 	WRITE_ONCE(member->vcpus, member->vcpus & ~BIT(n));
 	RCU_INIT_POINTER(hub->owner[n], NULL);
 	/* Whoever saw the owner has posted. */
