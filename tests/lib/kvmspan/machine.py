@@ -233,6 +233,7 @@ class VM(Level):
         self.base = None       # its QEMU on the level that it was started on
         self.peers = {}        # and those in L1s, by the L1's name
         self.seat = None       # the one that runs it now
+        self.tsc_offset = self.tsc_offset_pid = None   # of an L1, see transfer.py
         self.lost = "not started"
 
     @property
@@ -610,7 +611,8 @@ class Machine:
                       "-append", self._cmdline(spec)]
         words += ["-chardev", f"file,id=con,path={RUN}/{n}.console", "-serial", "chardev:con",
                   "-chardev", f"socket,id=ag,path={RUN}/{n}.agent,server=on,wait=off",
-                  "-device", "virtio-serial-pci,id=vs0",
+                  # Its state has all the ports that it could have.
+                  "-device", "virtio-serial-pci,id=vs0,max_ports=2",
                   "-device", "virtserialport,chardev=ag,name=org.kvm-span.agent",
                   "-qmp", f"unix:{RUN}/{n}.qmp,server=on,wait=off",
                   "-pidfile", f"{RUN}/{n}.pid"]

@@ -190,7 +190,7 @@ def choose(all_cases, args):
             continue
         if args.tag and args.tag not in c.tags:
             continue
-        if not args.tag and set(c.tags) == {"debug"}:
+        if not args.tag and not {"fast", "slow"} & set(c.tags):
             continue
         if c.kernels and args.kernel not in c.kernels:
             continue
@@ -210,7 +210,7 @@ def main():
     ap = argparse.ArgumentParser(description="Run the tests of KVM Span. The last line says how many passed.")
     ap.add_argument("--list", action="store_true", help="only print the tests and where they run")
     ap.add_argument("--filter", metavar="REGEX", help="tests whose name area/case matches")
-    ap.add_argument("--tag", help="fast, slow or debug; default: fast and slow")
+    ap.add_argument("--tag", help="fast, slow, long or debug; default: fast and slow")
     ap.add_argument("--kernel", default="trimmed", choices=["trimmed", "debug", "stock"],
                     help="kernel of L0 and of the L1s (debug: of L0)")
     ap.add_argument("--timeout", type=float, help="for each test, in CPU seconds of the emulator")

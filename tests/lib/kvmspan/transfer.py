@@ -117,8 +117,14 @@ def tsc_offsets(m):
             result.append(_offset(m["L0"], vm.base.pid, n))
         else:
             # The two add up: L0's for the L1, and the L1's for the guest.
-            result.append(_offset(m["L0"], m[owner].pid, 0) + _offset(m[owner], vm.peers[owner].pid, n))
+            result.append(m[owner].tsc_offset + _offset(m[owner], vm.peers[owner].pid, n))
     return result
+
+
+def _note_offset(m, on):
+    """An L1's own: to be read while it runs no guest, since then L0's KVM shows the sum."""
+    if m[on].tsc_offset_pid != m[on].pid:
+        m[on].tsc_offset, m[on].tsc_offset_pid = _offset(m["L0"], m[on].pid, 0), m[on].pid
 
 
 def _offset(level, pid, vcpu):
@@ -208,6 +214,7 @@ def settle(m, peers=("L1a",), policy=None, **spec):
     for on in peers:
         if on not in attached:
             bring(m, on, "rw", rights=[])
+        _note_offset(m, on)
         if on not in vm.peers:
             start_peer(m, on)
     for on in peers:

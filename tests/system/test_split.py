@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0
+"""One guest, its vCPUs on several hypervisors at the same time."""
+import os
+import random
+
+from kvmspan import transfer as tr
+from kvmspan.cases import case, check, equal
+from kvmspan.journey import EASY, Journey
+from kvmspan.torture import KINDS, Torture, put
+
+TOPOLOGY = {"topology": "transfer"}
+# A vCPU that is not at the seat waits longer for what the seat's hypervisor does.
+ROUNDS = int(os.environ.get("KVM_SPAN_SPLITS", "12"))
+
+
+@case("vcpu/split", timeout=900, tags=("fast", "debug"), **TOPOLOGY)
+def split(m):
+    """vCPU 1 goes to L1a, comes back, goes again, then the seat follows, and vCPU 1 comes home alone."""
+    tr.settle(m)
+    j = Journey(m)
+    for to, vcpus in (("L1a", [1]), ("L0", [1]), ("L1a", [1]), ("L1a", [0]), ("L0", [1]), ("L0", [0])):
+        j.go(to, vcpus)
+        j.check(f"with {tr.owners(m)}")
+    j.end()
+
+
+@case("vcpu/split-three", timeout=1500, tags=("long",), **TOPOLOGY)
+def three(m):
+    """vCPU 0 on L1a, 1 on L1b, 2 on L0, moved one by one while they work; interrupts go between all of them."""
+    tr.settle(m, peers=("L1a", "L1b"), cpus=3)
+    j = Journey(m)
+    j.go("L1b", [1])
+    j.check("vCPU 1 on L1b")
+    j.go("L1a", [0])
+    equal(tr.owners(m), ["L1a", "L1b", tr.BASE], "owners")
+    j.check("on three hypervisors")
+    before = counters(m)
+    j.check("on three hypervisors")
+    after = counters(m)
+    for on in ("L1a", "L1b"):
+        for way in ("irqs-to-l0", "irqs-to-l1"):
+            check(after[on][way] > before[on][way], f"no interrupts {way} of {on}: {before} {after}")
+    j.go("L1a", [1])
+    j.check("two on L1a")
+    j.go("L0")
+    j.check("all on L0 again")
+    j.end()
+
+
+def counters(m):
+    return {x["name"]: x for x in tr.state(m)["members"]}
+
+
+@case("vcpu/split-random", timeout=3000, tags=("long",), **TOPOLOGY)
+def at_random(m):
+    """Random vCPUs go to random hypervisors, one after another."""
+    tr.settle(m, peers=("L1a", "L1b"))
+    j = Journey(m)
+    seed = int(os.environ.get("KVM_SPAN_SEED", "7"))
+    rng = random.Random(seed)
+    for number in range(ROUNDS):
+        vcpus = rng.choice(([0], [1], [0, 1]))
+        to = rng.choice(("L0", "L1a", "L1b"))
+        j.go(to, vcpus)
+        m.sleep(rng.random() * 0.01)
+        if number % 3 == 2:
+            j.check(f"with {tr.owners(m)} after {number + 1} moves (seed {seed})")
+    j.go("L0")
+    j.check(f"after {ROUNDS} moves (seed {seed})")
+    j.end()
+
+
+@case("vcpu/split-devices", timeout=600, tags=("long",), **TOPOLOGY)
+def devices(m):
+    """A vCPU far from the seat uses its devices: ports, memory-mapped registers, interrupts of them."""
+    tr.settle(m)
+    guest = m["guest"]
+    port = put(guest, "port")
+    here = guest.sh(f"{port} 1 w 0x0cf8 && {port} 1 l 0xcf8 && {port} 0 b 0x71")
+    tr.transfer(m, "L1a", [1])
+    there = guest.sh(f"{port} 1 w 0x0cf8 && {port} 1 l 0xcf8 && {port} 0 b 0x71")
+    equal(there.split()[:2], here.split()[:2], "registers read by vCPU 1, at home and away")
+    # PCI configuration of the host bridge, by vCPU 1.
+    guest.run(f"{port} 1 l 0xcf8 0x80000000")
+    equal(guest.sh(f"{port} 1 l 0xcfc"), "0x29c08086", "the host bridge's id, read by vCPU 1 on L1a")
+    # The RAM of the real-time clock keeps what one vCPU writes for the other.
+    guest.run(f"{port} 1 b 0x70 0x50; {port} 1 b 0x71 0x5a")
+    guest.run(f"{port} 0 b 0x70 0x50")
+    equal(guest.sh(f"{port} 0 b 0x71"), "0x5a", "what vCPU 1 wrote, read by vCPU 0")
+    # The serial console, pinned to the far vCPU, with its level- or edge-triggered interrupt.
+    guest.run("for i in 4 10 11; do [ ! -d /proc/irq/$i ] || echo 2 >/proc/irq/$i/smp_affinity; done; true")
+    n = random.Random(1).randrange(10 ** 9)
+    guest.run(f"for i in $(seq 20); do echo 'from afar {n}' >/dev/ttyS0; done")
+    m.pump(lambda: console(m).count(f"from afar {n}") == 20, 60, "the console's lines")
+    # A device's MSI-X at the far vCPU: the agent's own port.
+    guest.run("for i in $(grep virtio /proc/interrupts | cut -d: -f1); do echo 2 >/proc/irq/$i/smp_affinity; done")
+    first = irqs(guest, 1)
+    for i in range(10):
+        equal(guest.sh(f"echo {i}"), str(i), "the agent's answer with its interrupts at vCPU 1")
+    check(irqs(guest, 1) > first, "no interrupt of virtio at vCPU 1")
+    tr.transfer(m, "L0")
+
+
+def console(m):
+    with open(m.path("guest.console"), encoding="utf-8", errors="replace") as f:
+        return f.read()
+
+
+def irqs(guest, cpu):
+    """Interrupts of virtio devices that a CPU has taken."""
+    return sum(int(line.split()[1 + cpu]) for line in guest.sh("grep virtio /proc/interrupts").splitlines())
+
+
+@case("vcpu/split-offline", timeout=900, tags=("long",), **TOPOLOGY)
+def offline(m):
+    """The guest takes a CPU offline and online again while it is on another hypervisor, and after it came back."""
+    tr.settle(m)
+    j = Journey(m)
+    guest = m["guest"]
+    online = "/sys/devices/system/cpu/cpu1/online"
+    for to in ("L1a", "L0"):
+        j.go(to, [1])
+        guest.run(f"echo 0 >{online}", timeout=200)
+        equal(guest.sh("nproc"), "1", f"CPUs, vCPU 1 on {to}")
+        j.torture.check(f"with one CPU, vCPU 1 on {to}", alive=[k for k in KINDS if k != "debugreg"])
+        guest.run(f"echo 1 >{online}", timeout=200)
+        equal(guest.sh("nproc"), "2", f"CPUs again, vCPU 1 on {to}")
+        j.check(f"with two CPUs again, vCPU 1 on {to}")
+    # Off, then away, then on: INIT and SIPI find it at its new place.
+    guest.run(f"echo 0 >{online}", timeout=200)
+    j.go("L1a", [1])
+    guest.run(f"echo 1 >{online}", timeout=200)
+    equal(guest.sh("nproc"), "2", "CPUs, vCPU 1 started on L1a")
+    j.check("vCPU 1 was started on L1a")
+    j.go("L0", [1])
+    text = guest.sh("dmesg | grep -i -E 'tsc|clocksource' | tail -5")
+    check("unstable" not in text and "warp" not in text, text)
+    j.end()
+
+
+@case("vcpu/split-xapic", timeout=900, tags=("long",), **TOPOLOGY)
+def xapic(m):
+    """Without x2APIC: logical destinations, registers in memory, lowest priority."""
+    tr.settle(m, peers=("L1a", "L1b"), flags="x2apic=off")
+    check("flat" in m["guest"].sh("dmesg | grep 'APIC routing'"), "the guest does not use logical destinations")
+    j = Journey(m)
+    for to, vcpus in (("L1a", [1]), ("L1b", [0]), ("L0", [0]), ("L0", [1])):
+        j.go(to, vcpus)
+        j.check(f"with {tr.owners(m)}")
+    j.end()
+
+
+@case("vcpu/split-nmi", timeout=600, tags=("long",), expect=(r"^guest: ",), **TOPOLOGY)
+def nmi(m):
+    """NMIs go to vCPUs elsewhere: the guest asks all its CPUs for a backtrace, from either."""
+    tr.settle(m)
+    guest = m["guest"]
+    for owner in ("L0", "L1a"):
+        if owner != "L0":
+            tr.transfer(m, owner, [1])
+        for cpu in (0, 1):
+            before = [int(n) for n in guest.sh("grep NMI: /proc/interrupts").split()[1:3]]
+            # The one that asks prints its own trace without an NMI.
+            guest.run(f"taskset {1 << cpu:x} sh -c 'echo l >/proc/sysrq-trigger'", timeout=200)
+            after = [int(n) for n in guest.sh("grep NMI: /proc/interrupts").split()[1:3]]
+            check(after[1 - cpu] > before[1 - cpu], f"no NMI for CPU {1 - cpu} from CPU {cpu}, vCPU 1 on {owner}: {before} {after}")
+    t = Torture(m, EASY)
+    t.check("after NMIs")
+    equal(t.stop()["sum"], 0, "errors")
+    tr.transfer(m, "L0")
+
+
+RESETS = ("echo b >/proc/sysrq-trigger", "/tmp/port {cpu} b 0xcf9 6")
+
+
+@case("vcpu/split-reset", timeout=1500, tags=("long",), expect=(r"sysrq: ",), **TOPOLOGY)
+def reset(m):
+    """A reset by any vCPU, at the seat or not: the whole guest begins anew on L0 and can be split again."""
+    for cpu, how in ((0, RESETS[1]), (1, RESETS[1]), (1, RESETS[0])):
+        tr.settle(m)
+        guest = m["guest"]
+        put(guest, "port")
+        tr.transfer(m, "L1a", [1])
+        boots = guest.endpoint.boots
+        guest.spawn(f"taskset {1 << cpu:x} sh -c '{how.format(cpu=cpu)}'")
+        # The agent's way follows the seat, which is on L0 throughout.
+        m.wait_reboot("guest", boots)
+        equal(tr.owners(m), [tr.BASE] * 2, f"owners after a reset by vCPU {cpu}")
+        equal(guest.sh("nproc"), "2", "CPUs after the reset")
+        tr.wait_tsc(m)
+    tr.transfer(m, "L1a", [1])
+    t = Torture(m, EASY)
+    t.check("split again after a reset")
+    t.stop()
+    tr.transfer(m, "L0")
+
+
+@case("vcpu/split-shutdown", timeout=900, tags=("long",), **TOPOLOGY)
+def shutdown(m):
+    """A shutdown by the vCPU on an L1, with the seat on L0 or there, too: the base's QEMU says so and ends."""
+    for vcpus in ([1], [0, 1]):
+        tr.settle(m)
+        guest = m["guest"]
+        put(guest, "port")
+        tr.transfer(m, "L1a", vcpus)
+        after = len(m.events("guest"))
+        # ACPI's way: sleep type 0, sleep enable.
+        guest.spawn("/tmp/port 1 w 0x604 0x2000")
+        m.wait_event("guest", "SHUTDOWN", after=after)
+        m.pump(lambda g=guest: g.base.ended, 60, "the end of the base's QEMU")
+        check(not m["L1a"].lost and not m["L0"].lost, "L1a is not there any more")
+        m["L1a"].run("true")
+
+
+@case("vcpu/split-hostile-pages", timeout=900, tags=("long",), **TOPOLOGY)
+def hostile_pages(m):
+    """An L1 without vCPUs writes random bytes into the pages it shares with L0: the guest and the others notice nothing."""
+    tr.settle(m, peers=("L1a", "L1b"))
+    j = Journey(m)
+    j.go("L1a", [1])
+    scribble = put(m["L1b"], "scribble")
+    for seed in range(1, 4):
+        out = m["L1b"].sh(f"{scribble} {seed} 3000", timeout=200)
+        m.log_line("scribble", out)
+        j.check(f"while L1b writes nonsense (seed {seed})")
+    j.go("L0")
+    # Attached anew it has clean pages.
+    tr.stop_peer(m, "L1b")
+    tr.take(m, "L1b")
+    tr.settle(m, peers=("L1a", "L1b"))
+    j.go("L1b")
+    j.check("on L1b, attached anew")
+    j.go("L0")
+    j.end()
+
+
+@case("vcpu/split-hostile-owner", timeout=900, tags=("long",), expect=(r"^guest: ", r"^L1b: "), **TOPOLOGY)
+def hostile_owner(m):
+    """One that has a vCPU and writes nonsense harms itself and the guest, nobody else; L0 can throw it out."""
+    tr.settle(m, peers=("L1a", "L1b"))
+    tr.transfer(m, "L1b", [1])
+    scribble = put(m["L1b"], "scribble")
+    for seed in range(5, 8):
+        p = m["L1b"].spawn(f"{scribble} {seed} 3000")
+        m.pump(lambda q=p: q.over, 200, "scribble on L1b")
+        if not m["L1b"].lost:
+            p.wait()
+        m["L0"].run("true")
+        m["L1a"].run("true")
+    attached = {x["name"] for x in tr.state(m)["members"]}
+    if "L1b" in attached:
+        m.qmp("guest", "span-detach", {"guest": "span0", "name": "L1b", "timeout-ms": 500})
+    check("L1b" not in {x["name"] for x in tr.state(m)["members"]}, "L1b is still attached")
+    m["guest"].lost = "an L1 that had a vCPU of it has gone mad"
+    if m["L1b"].lost is None:
+        m["L1b"].lost = "it has gone mad"
