@@ -520,7 +520,7 @@ static bool l1_pump(struct l1 *l1, uint64_t bytes)
 
 static void t_integrity(void)
 {
-	struct pump out = { .bytes = 3 << 20 }, in = { .bytes = 3 << 20 };
+	struct pump out = { .bytes = 1 << 20 }, in = { .bytes = 1 << 20 };
 	pthread_t w, r;
 	struct l1 l1;
 
@@ -620,7 +620,7 @@ static void t_random_words(void)
 	l1_new(&l1, "L1");
 	fd = pair(&l1);
 	nonblocking(fd, true);
-	for (i = 0; i < 3000; i++) {
+	for (i = 0; i < 1000; i++) {
 		uint32_t *stream = (uint32_t *)(l1.pages + (rand_r(&seed) % 2 ? SPAN_STREAM_TO_L0 : SPAN_STREAM_TO_L1));
 		uint32_t *word = stream + words[rand_r(&seed) % 4] / 4;
 		ssize_t r[2];
@@ -645,7 +645,7 @@ static void t_random_words(void)
 	ktap_note("reads %u, EPROTO %u, EAGAIN %u, writes %u", errors[0], errors[1], errors[2], errors[3]);
 	CHECK(errors[0] && errors[1] && errors[2] && errors[3], "some kind never happened");
 	/* all pages, while nobody looks what is in them */
-	for (i = 0; i < 20; i++) {
+	for (i = 0; i < 8; i++) {
 		for (j = 0; j < SPAN_SHARE_BYTES; j += 4)
 			*(uint32_t *)(l1.pages + j) = rand_r(&seed) << 3;
 		l1_store(&l1, BELL_GPA);
@@ -772,7 +772,7 @@ static void t_ring_and_end(void)
 	int i;
 
 	guest_new(&g, 0);
-	for (i = 0; i < 30; i++) {
+	for (i = 0; i < 12; i++) {
 		char name[16];
 		struct l1 l1;
 		int fd;
