@@ -95,7 +95,9 @@ static void t_wrong_fd(void)
 	static const unsigned long member_calls[] = {
 		KVM_SPAN_WATCH_CREATE, KVM_SPAN_WATCH_DESTROY, KVM_SPAN_SUBSCRIBE, KVM_SPAN_UNSUBSCRIBE,
 		KVM_SPAN_PROTECT, KVM_SPAN_ANSWER, KVM_SPAN_RING, KVM_SPAN_LOG_FETCH, KVM_SPAN_GET_WATCH,
+		KVM_SPAN_SHARE, KVM_SPAN_DOORBELL,
 	};
+	static const unsigned long span_calls[] = { KVM_SPAN_WRITTEN, KVM_SPAN_CHANNEL, KVM_SPAN_SET_VCPU };
 	char buf[256] = {};
 	struct party p;
 	int dev = span_dev();
@@ -108,9 +110,13 @@ static void t_wrong_fd(void)
 		CHECK_ERR(ioctl(g.span, member_calls[i], buf), ENOTTY);
 		CHECK_ERR(ioctl(g.vm.vm, member_calls[i], buf), ENOTTY);
 	}
-	CHECK_ERR(ioctl(p.fd, KVM_SPAN_WRITTEN, buf), ENOTTY);
-	CHECK_ERR(ioctl(dev, KVM_SPAN_WRITTEN, buf), ENOTTY);
-	CHECK_ERR(ioctl(p.fd, _IOC(_IOC_NONE, KVM_SPAN_IO, 0x11, 0), buf), ENOTTY);
+	for (i = 0; i < sizeof(span_calls) / sizeof(span_calls[0]); i++) {
+		CHECK_ERR(ioctl(p.fd, span_calls[i], buf), ENOTTY);
+		CHECK_ERR(ioctl(dev, span_calls[i], buf), ENOTTY);
+	}
+	CHECK_ERR(ioctl(p.fd, KVM_SPAN_RELAY, buf), ENOTTY);
+	CHECK_ERR(ioctl(g.span, KVM_SPAN_RELAY, buf), ENOTTY);
+	CHECK_ERR(ioctl(p.fd, _IOC(_IOC_NONE, KVM_SPAN_IO, 0x7f, 0), buf), ENOTTY);
 }
 
 static void t_features(void)
@@ -120,7 +126,7 @@ static void t_features(void)
 	MUST(ioctl(span_dev(), KVM_SPAN_GET_INFO, &info));
 	CHECK(info.features & KVM_SPAN_FEATURE_WATCH, "%#llx", info.features);
 	CHECK(info.features & KVM_SPAN_FEATURE_LOG, "%#llx", info.features);
-	CHECK(!(info.features >> 5), "%#llx: bits without a name", info.features);
+	CHECK(!(info.features >> 7), "%#llx: bits without a name", info.features);
 }
 
 /* A binary of before the watches: a shorter structure and no rights. */
@@ -147,12 +153,13 @@ static void t_grant(void)
 	int fd, i;
 
 	guest_new(&g, 0);
-	for (i = 4; i < 32; i++)
+	for (i = 5; i < 32; i++)
 		CHECK_ERR(grant_call(g.span, "x", 0, ACCESS_RW, 1u << i, 0, &id), EINVAL);
 	/* X and unknown access are never granted. */
 	CHECK_ERR(grant_call(g.span, "x", 0, ACC_R | ACC_X, ALL_RIGHTS, 0, &id), EINVAL);
 	/* A watcher has no access, a member has one. */
 	CHECK_ERR(grant_call(g.span, "x", KVM_SPAN_GRANT_WATCHER, ACC_R, ALL_RIGHTS, 0, &id), EINVAL);
+	CHECK_ERR(grant_call(g.span, "x", KVM_SPAN_GRANT_WATCHER, 0, KVM_SPAN_RIGHT_VCPU, 0, &id), EINVAL);
 	CHECK_ERR(grant_call(g.span, "x", 0, 0, ALL_RIGHTS, 0, &id), EINVAL);
 	CHECK_ERR(grant_call(g.span, "x", 0, ACCESS_RW, ALL_RIGHTS, KVM_SPAN_DEADLINE_MIN - 1, &id), EINVAL);
 	CHECK_ERR(grant_call(g.span, "x", 0, ACCESS_RW, ALL_RIGHTS, KVM_SPAN_DEADLINE_MAX + 1, &id), EINVAL);
