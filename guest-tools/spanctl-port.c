@@ -52,6 +52,9 @@ static json_object *info_json(const char *dev, const struct span_port_info *i)
 	json_object_object_add(j, "faults_pmd", json_object_new_int64(i->faults_pmd));
 	json_object_object_add(j, "detaching",
 			       json_object_new_boolean(i->status & SPAN_STATUS_DETACHING));
+	json_object_object_add(j, "may_watch", json_object_new_boolean(i->status & SPAN_STATUS_WATCH));
+	json_object_object_add(j, "may_own_vcpus",
+			       json_object_new_boolean(i->status & SPAN_STATUS_SHARE));
 	json_object_object_add(j, "version", json_object_new_int64(i->version));
 	return j;
 }
@@ -89,6 +92,8 @@ int cmd_info(const char *dev)
 	if (port_attached(&i)) {
 		printf("guest        %s\n", guest_name(&i));
 		printf("access       %s\n", access_name(&i));
+		printf("watches      %s\n", i.status & SPAN_STATUS_WATCH ? "yes" : "no");
+		printf("own vCPUs    %s\n", i.status & SPAN_STATUS_SHARE ? "yes" : "no");
 		printf("memory       %llu MiB\n", (unsigned long long)i.bytes >> 20);
 	}
 	printf("generation   %u\n", i.generation);

@@ -2,6 +2,8 @@
 """The byte stream between L0 and a real L1: device, driver and kernel of both ends. A
 program on L0 (tests/kvm/span_port_channel.c --base) plays the controller of a guest and
 sends back what it gets."""
+import json
+
 from kvmspan import ktap
 from kvmspan.cases import case, check, equal
 from kvmspan.span import Memory, RUN, wait_driver
@@ -69,7 +71,10 @@ def settle(m):
 def port_channel(m):
     """What span_port.h promises of the descriptor, with a megabyte through it and back."""
     settle(m)
+    may = lambda: json.loads(m["L1a"].sh("spanctl --json info"))["may_own_vcpus"]     # noqa: E731
+    equal(may(), False, "what spanctl says of an empty port")
     base = Base(m)
+    equal(may(), True, "what spanctl says of the attachment")
     rc, out = m["L1a"].run(f"{TOOL} --echo", timeout=200, check=False)
     base.leave()
     return ktap.Output(out, rc)
