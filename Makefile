@@ -64,7 +64,7 @@ ifneq ($(FILTER)$(TAG)$(KERNEL),)
 else
 	@rc=0; \
 	$(if $(filter debug,$(kernels)),tests/run --kernel debug --tag debug --timeout 900 \
-		--filter '^mem/(api|capability|revoke|stress-debug|watch-api|event|mask|log|holes|model-debug|fail-nth)$$' || rc=1;) \
+		--filter '^(mem/(api|capability|revoke|stress-debug|watch-api|event|mask|log-debug|holes|nested-tiny|model-debug|fail-nth)|vcpu/owner)$$' || rc=1;) \
 	tests/run || rc=1; exit $$rc
 endif
 

@@ -5,9 +5,11 @@
  * and whenever the epochs turned. Two logs with different epochs run beside
  * KVM's own dirty log, which must stay as exact.
  *
+ *	span_log [--short]	a third of the epochs
  *	span_log [--no-pml]	load kvm-intel with pml=0 for the time
  *
- * test: mem/log timeout=400 tags=fast,debug
+ * test: mem/log timeout=400 tags=fast
+ * test: mem/log-debug timeout=400 args=--short tags=debug
  * test: mem/log-without-pml timeout=400 args=--no-pml tags=fast,debug
  */
 #define KTAP_DEADLINE 120
@@ -20,6 +22,7 @@
 #define L1_PAGES	1024u		/* and L1s behind it */
 
 static struct guest g;
+static unsigned int fewer = 1;		/* epochs, by this factor */
 static struct kvm_span_log_range ranges[MANY];
 
 /* Pseudo-random pages of a power of two, for ecx times: [ebx + page] += 1. */
@@ -303,6 +306,7 @@ static void epochs_with(bool huge, bool manual, int rounds)
 	struct tiny_vm second;
 	int i;
 
+	rounds /= fewer;
 	guest_new(&g, 0);
 	tiny_add_vcpu(&second, &g.vm, 1, TINY_IRQCHIP);
 	party_new(&l1[0], g.span, "L1a");
@@ -505,6 +509,8 @@ int main(int argc, char **argv)
 	bool no_pml = argc > 1 && !strcmp(argv[1], "--no-pml");
 	int r;
 
+	if (argc > 1 && !strcmp(argv[1], "--short"))
+		fewer = 3;
 	span_require();
 	if (no_pml && !reload("pml=0")) {
 		printf("TAP version 13\n1..0 # SKIP kvm-intel cannot be loaded again\n");
