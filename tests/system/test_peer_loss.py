@@ -52,7 +52,7 @@ def clean_up(m):
     m["guest"].peers.pop("L1a", None)
 
 
-@case("vcpu/loss-stop", timeout=900, **TOPOLOGY)
+@case("vcpu/loss-stop", timeout=900, tags=("long",), **TOPOLOGY)
 def loss_stop(m):
     """Policy stop, the default: the guest stands still, with an internal error; it can be reset."""
     for vcpus, how in (([0, 1], "vm"), ([1], "controller")):

@@ -62,6 +62,8 @@ def follow(m):
     vm = m["guest"]
     owner = owners(m)[0]
     vm.seat = vm.base if owner in (BASE, None) else vm.peers[owner]
+    if vm.seat is vm.base and not vm.base.ended:
+        vm.lost = None
     return owner
 
 
@@ -168,8 +170,6 @@ def new_guest(m, **spec):
     for k, v in spec.items():
         setattr(vm.spec, k, v)
     m.restart_vm("guest")
-    if vm.spec.kvmclock == "off":
-        wait_tsc(m)
 
 
 def wait_tsc(m):
@@ -206,6 +206,8 @@ def settle(m, peers=("L1a",), policy=None, **spec):
         new_guest(m, **spec)
     elif owners(m) != [BASE] * spec["cpus"]:
         transfer(m, "L0")
+    if spec["kvmclock"] == "off":
+        wait_tsc(m)
     attached = {x["name"] for x in state(m)["members"] if x["state"] == "attached"}
     for on in [o for o in vm.peers if o not in peers or o not in attached]:
         stop_peer(m, on)
