@@ -233,9 +233,11 @@ static int process_do(struct member *m, unsigned long cmd, uint32_t access, uint
 
 static void process_start(struct member *m)
 {
+	static unsigned int turn;
 	int in[2], out[2], fd, i;
 
-	m->kind = rnd(KINDS);
+	/* In turn, since there are not many: a VM that ends costs a lot. */
+	m->kind = turn++ % KINDS;
 	fd = MUST(grant_call(g.span, "process", m->kind == WITH_VM ? 0 : KVM_SPAN_GRANT_WATCHER,
 			     m->kind == WITH_VM ? ACCESS_RW : 0, ALL_RIGHTS, KVM_SPAN_DEADLINE_MAX, &m->p.id));
 	MUST(pipe2(in, O_CLOEXEC));
@@ -793,7 +795,7 @@ static void op_hand_over(void)
 	struct member *to[MEMBERS + 1];
 	int n = 0, i;
 
-	if (rnd(2))
+	if (rnd(4))
 		return;
 	if (seat)
 		to[n++] = NULL;
@@ -1026,14 +1028,16 @@ static void op_kill(void)
 	};
 	static const int from[KINDS] = { KILL_IDLE, KILL_IDLE, KILL_CALL };
 	static const int to[KINDS] = { KILL_CALL, KILL_ASKED, KILL_WAITS };
+	static unsigned int turn[KINDS];
 	struct member *m = &member[PROCESS];
-	int i = from[m->kind] + rnd(to[m->kind] - from[m->kind] + 1);
+	int i;
 
-	if (rnd(4))
+	if (rnd(10))
 		return;
+	i = from[m->kind] + turn[m->kind]++ % (to[m->kind] - from[m->kind] + 1);
 	/* It is the guest at home that waits for it: an L1, where it may be, waits for 50 ms only. */
 	if (i == KILL_ASKED && seat)
-		i = KILL_IDLE;
+		hand_over(NULL);
 	say("kill %d of a process of kind %d", i, m->kind);
 	kills[i]++;
 	want_none();
@@ -1088,7 +1092,7 @@ static void *chaos(void *arg)
 		case 6: protect(chaos_l1.fd, w, n & 8 ? ACC_R : ACC_RWX, CHAOS_PAGE, 1); break;
 		case 7: madvise(g.mem, MEM_BYTES, MADV_COLLAPSE); break;
 		}
-		usleep(15000);
+		usleep(30000);
 	}
 	return NULL;
 }
