@@ -289,8 +289,10 @@ static void t_query(void)
 	CHECK_ERR(span_member(span, 1, &info), ENOENT);
 	member = MUST(span_grant(span, KVM_SPAN_ACCESS_R, "L1a", &id));
 	good.member = id;
-	size_rules(span, KVM_SPAN_GET_MEMBER, &good, sizeof(good), 0, true, false);
-	size_rules(member, KVM_SPAN_GET_MEMBER, &good, sizeof(good), 0, true, false);
+	size_rules(span, KVM_SPAN_GET_MEMBER, &good, sizeof(good),
+		   FIRST_VERSION(kvm_span_member_info, tsc_offset), true, false);
+	size_rules(member, KVM_SPAN_GET_MEMBER, &good, sizeof(good),
+		   FIRST_VERSION(kvm_span_member_info, tsc_offset), true, false);
 	size_rules(span, KVM_SPAN_GET_STATS, &stats, sizeof(stats),
 		   FIRST_VERSION(kvm_span_stats, ept_guest), true, false);
 
