@@ -63,16 +63,21 @@ static bool kvm_span_hub_away(struct kvm_span_hub *hub, unsigned int n)
 
 /* To the member's L1. False if it shares no pages. Any context, under RCU. */
 static bool kvm_span_hub_send(struct kvm_span_member *member, unsigned int n,
-			      const struct kvm_span_bits *bits)
+			      const struct kvm_span_bits *bits, bool older)
 {
 	struct span_posts *posts = kvm_span_share_posts(member, false);
+	bool tell;
 
 	if (!posts)
 		return false;
 	atomic64_add(kvm_span_bits_count(bits), &member->irqs_to_l1);
 	trace_kvm_span_post(n, member->id, bits->event, bits->irr);
-	if (kvm_span_posts_put(posts, n, bits))
+	preempt_disable();
+	tell = older ? kvm_span_posts_put_older(posts, n, bits) :
+		       kvm_span_posts_put(posts, n, bits);
+	if (tell)
 		kvm_span_share_signal(member);
+	preempt_enable();
 	return true;
 }
 
@@ -86,7 +91,7 @@ static void kvm_span_hub_route(struct kvm_span_hub *hub, unsigned int n,
 {
 	struct kvm_span_member *owner = rcu_dereference(hub->owner[n]);
 
-	if (owner && owner != from && kvm_span_hub_send(owner, n, bits))
+	if (owner && owner != from && kvm_span_hub_send(owner, n, bits, false))
 		return;
 	trace_kvm_span_post(n, KVM_SPAN_VCPU_NOBODY, bits->event, bits->irr);
 	kvm_span_posts_put(hub->kept, n, bits);
@@ -132,12 +137,14 @@ static void kvm_span_hub_tell(struct kvm_span_hub *hub, struct kvm_span_member *
 
 	if (!posts)
 		return;
+	preempt_disable();
 	spin_lock(&hub->site.ids_lock);
 	kvm_span_ids_write(&hub->site, posts, n);
 	ring = kvm_span_posts_put(posts, n, &apic);
 	spin_unlock(&hub->site.ids_lock);
 	if (ring)
 		kvm_span_share_signal(member);
+	preempt_enable();
 }
 
 /* Until the member has taken the identity of n; it need not, its L1 may be gone. */
@@ -262,20 +269,22 @@ void kvm_span_posts_rung(struct kvm_span_member *member)
 	struct kvm_span_bits bits;
 	unsigned long pending;
 	unsigned int n;
+	bool may;
 
 	if (!posts)
 		return;
 	hub = kvm_span_hub_get(member->span);
 	pending = kvm_span_posts_pending(posts);
 	for_each_set_bit(n, &pending, SPAN_MAX_VCPUS) {
-		if (!kvm_span_posts_take(posts, n, &bits))
-			continue;
-		if (!hub || !kvm_span_hub_may_post(member)) {
-			kvm_span_member_refused(member);
-			continue;
-		}
+		/* In one section: who ends the right to post waits for what was taken. */
 		rcu_read_lock();
-		kvm_span_hub_take(hub, n, &bits, member);
+		may = hub && kvm_span_hub_may_post(member);
+		if (kvm_span_posts_take(posts, n, &bits)) {
+			if (may)
+				kvm_span_hub_take(hub, n, &bits, member);
+			else
+				kvm_span_member_refused(member);
+		}
 		rcu_read_unlock();
 		/* Hundreds of vectors at most for each, but 64 times. */
 		cond_resched();
@@ -288,43 +297,77 @@ void kvm_span_posts_rung(struct kvm_span_member *member)
  * Ownership
  */
 
-/* What is kept for a vCPU, to its owner of now. Under site.mutex. */
+/* An INIT that is older than a SIPI in the local APIC does not end it. */
+static void kvm_span_hub_inject_older(struct kvm_vcpu *vcpu, struct kvm_span_bits *bits)
+{
+	struct kvm_lapic *apic = vcpu->arch.apic;
+
+	if ((bits->event & SPAN_POST_INIT) && test_bit(KVM_APIC_SIPI, &apic->pending_events)) {
+		bits->event |= SPAN_POST_SIPI;
+		bits->sipi_vector = apic->sipi_vector;
+	}
+	kvm_span_inject(vcpu, bits);
+}
+
+/*
+ * What is kept for a vCPU, to its owner of now, who may have got newer ones
+ * already. Under site.mutex.
+ */
 static void kvm_span_hub_give_kept(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu)
 {
+	struct kvm_span_member *owner;
 	struct kvm_span_bits bits;
 	unsigned int n = vcpu->vcpu_id;
 
+	kvm_span_posts_settle(hub->kept, n);
 	if (!kvm_span_posts_take(hub->kept, n, &bits))
 		return;
-	atomic64_andnot(BIT_ULL(n), (__force atomic64_t *)&hub->kept->pending);
 	rcu_read_lock();
-	if (kvm_span_hub_away(hub, n))
-		kvm_span_hub_route(hub, n, &bits, NULL);
-	else
-		kvm_span_inject(vcpu, &bits);
+	owner = rcu_dereference(hub->owner[n]);
+	if (!kvm_span_hub_away(hub, n))
+		kvm_span_hub_inject_older(vcpu, &bits);
+	else if (!owner || !kvm_span_hub_send(owner, n, &bits, true))
+		kvm_span_posts_put_older(hub->kept, n, &bits);
 	rcu_read_unlock();
 }
 
-/* Nobody has spoken for it any more since it has a new owner. */
+/*
+ * Nobody speaks for it any more but its new owner, who is named before this is
+ * called: it may be the same again. What the old one has posted and not told
+ * so far is taken first. Waits for a grace period in any case.
+ */
 static void kvm_span_hub_forget_last(struct kvm_span_hub *hub, unsigned int n)
 {
 	struct kvm_span_member *last = kvm_span_hub_locked(hub, &hub->last[n]);
 
-	if (!last)
-		return;
-	RCU_INIT_POINTER(hub->last[n], NULL);
-	WRITE_ONCE(last->leaving, last->leaving & ~BIT(n));
+	if (last) {
+		kvm_span_posts_rung(last);
+		RCU_INIT_POINTER(hub->last[n], NULL);
+		WRITE_ONCE(last->leaving, last->leaving & ~BIT(n));
+	}
 	synchronize_rcu_expedited();
-	kvm_span_member_put(last);
+	if (last)
+		kvm_span_member_put(last);
+}
+
+/* What a member's L1 has not taken so far it will not get any more. */
+static void kvm_span_hub_keep_rest(struct kvm_span_hub *hub, unsigned int n,
+				   struct kvm_span_member *member)
+{
+	struct span_posts *posts = kvm_span_share_posts(member, false);
+	struct kvm_span_bits bits;
+
+	if (posts && kvm_span_posts_take(posts, n, &bits)) {
+		bits.event &= ~SPAN_POST_APIC;
+		kvm_span_posts_put_older(hub->kept, n, &bits);
+	}
+	trace_kvm_span_vcpu(n, member->id, KVM_SPAN_VCPU_NOBODY);
 }
 
 /* From a member to nobody. */
 static void kvm_span_hub_take_away(struct kvm_span_hub *hub, unsigned int n,
 				   struct kvm_span_member *member)
 {
-	struct span_posts *posts = kvm_span_share_posts(member, false);
-	struct kvm_span_bits bits;
-
 	/* The reference moves on to last[]; first the right to speak, see posts_rung(). */
 	rcu_assign_pointer(hub->last[n], member);
 	WRITE_ONCE(member->leaving, member->leaving | BIT(n));
@@ -333,25 +376,23 @@ static void kvm_span_hub_take_away(struct kvm_span_hub *hub, unsigned int n,
 	RCU_INIT_POINTER(hub->owner[n], NULL);
 	/* Whoever saw the owner has posted. */
 	synchronize_rcu_expedited();
-	/* What its L1 has not taken so far it will not get any more. */
-	if (posts && kvm_span_posts_take(posts, n, &bits)) {
-		bits.event &= ~SPAN_POST_APIC;
-		kvm_span_posts_put(hub->kept, n, &bits);
-	}
-	trace_kvm_span_vcpu(n, member->id, KVM_SPAN_VCPU_NOBODY);
+	kvm_span_hub_keep_rest(hub, n, member);
 }
 
 /* From nobody to a member, whose reference is the hub's now. */
 static void kvm_span_hub_give(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu,
 			      struct kvm_span_member *member)
 {
+	struct span_posts *posts = kvm_span_share_posts(member, true);
 	unsigned int n = vcpu->vcpu_id;
 
-	kvm_span_hub_forget_last(hub, n);
+	/* What it said of it when it had it last is old. */
+	if (posts)
+		WRITE_ONCE(posts->vcpu[n].apic, 0);
 	WRITE_ONCE(member->vcpus, member->vcpus | BIT(n));
 	rcu_assign_pointer(hub->owner[n], member);
 	/* Whoever saw no owner has put what he had to the rest that is kept. */
-	synchronize_rcu_expedited();
+	kvm_span_hub_forget_last(hub, n);
 	kvm_span_hub_give_kept(hub, vcpu);
 	trace_kvm_span_vcpu(n, KVM_SPAN_VCPU_NOBODY, member->id);
 }
@@ -545,6 +586,20 @@ out:
 	return hub;
 }
 
+/* The vCPU is here; where shall it go? */
+static int kvm_span_hub_busy(struct kvm_span *span, u32 owner)
+{
+	struct kvm_span_member *member;
+
+	if (!owner)
+		return 0;
+	member = kvm_span_hub_candidate(span, owner);
+	if (IS_ERR(member))
+		return PTR_ERR(member);
+	kvm_span_member_put(member);
+	return -EBUSY;
+}
+
 /* KVM_SPAN_SET_VCPU on a span fd. */
 long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 {
@@ -564,7 +619,13 @@ long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 	r = kvm_span_site_check_vm(span->kvm);
 	if (r)
 		goto out;
-	hub = kvm_span_hub_make(span);
+	/* Without a vCPU that has left there is nothing that could come back. */
+	hub = kvm_span_hub_get(span);
+	if (!hub && arg.owner != KVM_SPAN_VCPU_NOBODY) {
+		r = kvm_span_hub_busy(span, arg.owner);
+		goto out;
+	}
+	hub = hub ?: kvm_span_hub_make(span);
 	if (IS_ERR(hub))
 		return PTR_ERR(hub);
 	r = kvm_span_hub_set(hub, vcpu, arg.owner);
@@ -579,29 +640,53 @@ out:
 void kvm_span_hub_lost(struct kvm_span_member *member)
 {
 	struct kvm_span_hub *hub = kvm_span_hub_get(member->span);
-	unsigned int n;
+	unsigned long owned = 0;
+	unsigned int n, refs = 0;
 
 	if (!hub)
 		return;
 	mutex_lock(&hub->site.mutex);
 	for (n = 0; n < SPAN_MAX_VCPUS; n++) {
-		if (rcu_access_pointer(hub->owner[n]) == member)
-			kvm_span_hub_take_away(hub, n, member);
-		/* It has nothing more to say. */
-		if (rcu_access_pointer(hub->last[n]) == member)
-			kvm_span_hub_forget_last(hub, n);
+		if (rcu_access_pointer(hub->owner[n]) == member) {
+			RCU_INIT_POINTER(hub->owner[n], NULL);
+			__set_bit(n, &owned);
+			refs++;
+		}
+		if (rcu_access_pointer(hub->last[n]) == member) {
+			RCU_INIT_POINTER(hub->last[n], NULL);
+			refs++;
+		}
 	}
+	WRITE_ONCE(member->vcpus, 0);
+	WRITE_ONCE(member->leaving, 0);
+	if (refs)
+		synchronize_rcu_expedited();
+	for_each_set_bit(n, &owned, SPAN_MAX_VCPUS)
+		kvm_span_hub_keep_rest(hub, n, member);
 	mutex_unlock(&hub->site.mutex);
+	/* The caller has one, too. */
+	while (refs--)
+		kvm_span_member_put(member);
 	kvm_span_site_put(&hub->site);
 }
 
-/* The span fd closes; all members are fenced, so nobody has a vCPU but us. */
+/*
+ * The span fd closes; all members are fenced, so nobody has a vCPU but us. Those
+ * that were away go on with the state that they have here.
+ */
 void kvm_span_hub_end(struct kvm_span *span)
 {
 	struct kvm_span_hub *hub = rcu_dereference_protected(span->hub, true);
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
 
 	if (!hub)
 		return;
+	mutex_lock(&hub->site.mutex);
+	kvm_for_each_vcpu(i, vcpu, hub->site.kvm)
+		if (vcpu->vcpu_id < SPAN_MAX_VCPUS && kvm_span_hub_away(hub, vcpu->vcpu_id))
+			kvm_span_hub_bring_home(hub, vcpu);
+	mutex_unlock(&hub->site.mutex);
 	RCU_INIT_POINTER(span->hub, NULL);
 	kvm_span_site_detach(&hub->site);
 	kvm_span_site_put(&hub->site);

@@ -52,8 +52,10 @@ static void kvm_span_relay_send(struct kvm_span_link *relay, unsigned int n,
 				const struct kvm_span_bits *bits)
 {
 	trace_kvm_span_post(n, 0, bits->event, bits->irr);
+	preempt_disable();
 	if (kvm_span_posts_put(relay->to_l0, n, bits))
 		relay->port.ring(relay->handle);
+	preempt_enable();
 }
 
 static void kvm_span_relay_post(struct kvm_span_site *site, unsigned int n,
@@ -190,8 +192,12 @@ static int kvm_span_relay_leave(struct kvm_span_link *relay, struct kvm_vcpu *vc
 	if (r)
 		return r;
 	rcu_read_lock();
-	if (kvm_span_relay_alive(relay) && kvm_span_relay_take(relay, vcpu->vcpu_id, &bits))
-		kvm_span_relay_deliver(relay, vcpu->vcpu_id, &bits);
+	if (kvm_span_relay_alive(relay)) {
+		if (kvm_span_relay_take(relay, vcpu->vcpu_id, &bits))
+			kvm_span_relay_deliver(relay, vcpu->vcpu_id, &bits);
+		/* Whatever others have put and not told yet: L0 has all of it now. */
+		relay->port.ring(relay->handle);
+	}
 	rcu_read_unlock();
 	trace_kvm_span_vcpu(vcpu->vcpu_id, 0, KVM_SPAN_VCPU_ELSEWHERE);
 	return 0;
@@ -225,6 +231,8 @@ static long kvm_span_relay_set_vcpu(struct kvm_span_link *relay, void __user *ua
 		return -ENOENT;
 	if (!arg.owner && READ_ONCE(relay->gone))
 		return -ENODEV;
+	/* No identity of before comes over the state that goes or comes. */
+	flush_work(&relay->site.ids_work);
 	if (mutex_lock_killable(&relay->site.mutex))
 		return -EINTR;
 	away = test_bit(arg.vcpu, &relay->site.kvm->arch.span.away);
@@ -389,6 +397,11 @@ static struct kvm_span_link *kvm_span_relay_new(struct kvm *kvm, struct file *po
 	/* What was posted before: identities, mostly. */
 	smp_store_release(&relay->ready, true);
 	kvm_span_relay_posted(relay);
+	/* What a relay before this one put and did not tell. */
+	rcu_read_lock();
+	if (kvm_span_relay_alive(relay))
+		relay->port.ring(relay->handle);
+	rcu_read_unlock();
 	return relay;
 
 err_attach:

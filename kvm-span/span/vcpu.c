@@ -10,6 +10,8 @@
 #include <linux/slab.h>
 #include <linux/static_key.h>
 
+#include <asm/sync_bitops.h>
+
 #include "x86.h"
 #include "irq.h"
 #include "lapic.h"
@@ -40,14 +42,46 @@ static_assert(SPAN_MAX_VCPUS == BITS_PER_LONG);
  * operations. x86 is little-endian.
  */
 
-static atomic64_t *kvm_span_post64(__le64 *word)
+/*
+ * The other side is another kernel on another CPU, though this one may have
+ * one CPU only and leave out its lock prefixes: they are spelled out here. One
+ * instruction each, whatever the other side does meanwhile; xchg locks by itself.
+ */
+
+static void kvm_span_or64(__le64 *word, u64 bits)
 {
-	return (__force atomic64_t *)word;
+	asm volatile("lock orq %1, %0" : "+m" (*word) : "r" (bits) : "memory", "cc");
 }
 
-static atomic_t *kvm_span_post32(__le32 *word)
+static void kvm_span_andnot64(__le64 *word, u64 bits)
 {
-	return (__force atomic_t *)word;
+	asm volatile("lock andq %1, %0" : "+m" (*word) : "r" (~bits) : "memory", "cc");
+}
+
+static void kvm_span_or32(__le32 *word, u32 bits)
+{
+	asm volatile("lock orl %1, %0" : "+m" (*word) : "r" (bits) : "memory", "cc");
+}
+
+static void kvm_span_andnot32(__le32 *word, u32 bits)
+{
+	asm volatile("lock andl %1, %0" : "+m" (*word) : "r" (~bits) : "memory", "cc");
+}
+
+static void kvm_span_cmpxchg32(__le32 *word, u32 old, u32 new)
+{
+	asm volatile("lock cmpxchgl %2, %0" : "+m" (*word), "+a" (old) : "r" (new)
+		     : "memory", "cc");
+}
+
+static u64 kvm_span_read64(const __le64 *word)
+{
+	return le64_to_cpu(READ_ONCE(*word));
+}
+
+static u64 kvm_span_take64(__le64 *word)
+{
+	return kvm_span_read64(word) ? le64_to_cpu(xchg(word, 0)) : 0;
 }
 
 static u32 kvm_span_read32(const __le32 *word)
@@ -67,15 +101,15 @@ static void kvm_span_put_vectors(struct span_post *post, unsigned int i, u64 irr
 	 * receiver that took it away could find the next one without.
 	 */
 	if (irr & level)
-		atomic64_or(irr & level, kvm_span_post64(&post->level[i]));
-	if (irr & ~level & atomic64_read(kvm_span_post64(&post->level[i])))
-		atomic64_andnot(irr & ~level, kvm_span_post64(&post->level[i]));
-	atomic64_or(irr, kvm_span_post64(&post->irr[i]));
+		kvm_span_or64(&post->level[i], irr & level);
+	if (irr & ~level & kvm_span_read64(&post->level[i]))
+		kvm_span_andnot64(&post->level[i], irr & ~level);
+	kvm_span_or64(&post->irr[i], irr);
 }
 
-/* Returns true if the receiver has to be told. Any context. */
-bool kvm_span_posts_put(struct span_posts *posts, unsigned int n,
-			const struct kvm_span_bits *bits)
+/* What is older than what is there already; else kvm_span_posts_put(). */
+bool kvm_span_posts_put_older(struct span_posts *posts, unsigned int n,
+			      const struct kvm_span_bits *bits)
 {
 	struct span_post *post = &posts->vcpu[n];
 	unsigned int i;
@@ -83,22 +117,37 @@ bool kvm_span_posts_put(struct span_posts *posts, unsigned int n,
 	for (i = 0; i < ARRAY_SIZE(bits->irr); i++)
 		if (bits->irr[i])
 			kvm_span_put_vectors(post, i, bits->irr[i], bits->level[i]);
-	/* As in a local APIC, an INIT ends what SIPI was before it. */
-	if (bits->event & SPAN_POST_INIT)
-		atomic_andnot(SPAN_POST_SIPI, kvm_span_post32(&post->event));
 	if (bits->event & SPAN_POST_SIPI)
 		kvm_span_write32(&post->sipi_vector, bits->sipi_vector);
 	if (bits->event)
-		atomic_or(bits->event, kvm_span_post32(&post->event));
-	/* Atomic operations that return something are full barriers. */
-	return !(atomic64_fetch_or(BIT_ULL(n), kvm_span_post64(&posts->pending)) & BIT_ULL(n));
+		kvm_span_or32(&post->event, bits->event);
+	/* Locked, like all of these: a full barrier. */
+	return !sync_test_and_set_bit(n, (__force unsigned long *)&posts->pending);
+}
+
+/*
+ * Returns true if the receiver has to be told. Any context. Who is told late
+ * makes all others late, who find it pending: callers that may be preempted
+ * disable that until they have told.
+ */
+bool kvm_span_posts_put(struct span_posts *posts, unsigned int n,
+			const struct kvm_span_bits *bits)
+{
+	/* As in a local APIC, an INIT ends what SIPI was before it. */
+	if (bits->event & SPAN_POST_INIT)
+		kvm_span_andnot32(&posts->vcpu[n].event, SPAN_POST_SIPI);
+	return kvm_span_posts_put_older(posts, n, bits);
 }
 
 unsigned long kvm_span_posts_pending(struct span_posts *posts)
 {
-	if (!atomic64_read(kvm_span_post64(&posts->pending)))
-		return 0;
-	return atomic64_xchg(kvm_span_post64(&posts->pending), 0);
+	return kvm_span_take64(&posts->pending);
+}
+
+/* Its bit in pending was not what led to it. */
+void kvm_span_posts_settle(struct span_posts *posts, unsigned int n)
+{
+	kvm_span_andnot64(&posts->pending, BIT_ULL(n));
 }
 
 /* Take what is there for one vCPU; false: nothing. Believes nothing. */
@@ -109,17 +158,15 @@ bool kvm_span_posts_take(struct span_posts *posts, unsigned int n, struct kvm_sp
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(bits->irr); i++) {
-		bits->irr[i] = 0;
-		if (atomic64_read(kvm_span_post64(&post->irr[i])))
-			bits->irr[i] = atomic64_xchg(kvm_span_post64(&post->irr[i]), 0);
+		bits->irr[i] = kvm_span_take64(&post->irr[i]);
 		/* After irr: it was written before. */
-		bits->level[i] = bits->irr[i] & atomic64_read(kvm_span_post64(&post->level[i]));
+		bits->level[i] = bits->irr[i] & kvm_span_read64(&post->level[i]);
 		any |= bits->irr[i];
 	}
 	bits->irr[0] &= ~0xffffull;	/* no vectors of interrupts */
 	bits->event = 0;
-	if (atomic_read(kvm_span_post32(&post->event)))
-		bits->event = atomic_xchg(kvm_span_post32(&post->event), 0);
+	if (kvm_span_read32(&post->event))
+		bits->event = le32_to_cpu(xchg(&post->event, 0));
 	bits->event &= SPAN_POST_INTERRUPTS | SPAN_POST_APIC;
 	bits->sipi_vector = kvm_span_read32(&post->sipi_vector);
 	return any || bits->event;
@@ -452,8 +499,9 @@ void kvm_span_site_look(struct kvm_span_site *site, unsigned int n)
 
 	if (!vcpu || !lapic_in_kernel(vcpu) || __kvm_span_away(vcpu))
 		return;
-	kvm_span_ids_of(vcpu, &ids);
 	spin_lock(&site->ids_lock);
+	/* With the lock: else who read early could be the last to tell. */
+	kvm_span_ids_of(vcpu, &ids);
 	news = !kvm_span_ids_equal(&site->ids[n], &ids);
 	site->ids[n] = ids;
 	spin_unlock(&site->ids_lock);
@@ -486,13 +534,11 @@ static u32 kvm_span_take_ids(struct kvm_span_site *site, unsigned int n, struct 
 static void kvm_span_answer_ids(struct kvm_span_site *site, unsigned int n, u32 word)
 {
 	struct span_post *post;
-	int old = word;
 
 	rcu_read_lock();
 	post = site->ops->told(site, n);
 	if (post)
-		atomic_try_cmpxchg(kvm_span_post32(&post->apic), &old,
-				   word | SPAN_APIC_ANSWERED);
+		kvm_span_cmpxchg32(&post->apic, word, word | SPAN_APIC_ANSWERED);
 	rcu_read_unlock();
 }
 
@@ -531,11 +577,12 @@ static void kvm_span_ids_work(struct work_struct *work)
 
 	if (spread && site->ops->spread)
 		site->ops->spread(site, spread);
-	for_each_set_bit(n, &news, SPAN_MAX_VCPUS) {
+	for_each_set_bit(n, &news, SPAN_MAX_VCPUS)
 		if (words[n])
 			kvm_span_answer_ids(site, n, words[n]);
+	/* May wait for each, so after all answers. */
+	for_each_set_bit(n, &news, SPAN_MAX_VCPUS)
 		kvm_span_site_look(site, n);
-	}
 }
 
 /*
@@ -546,6 +593,9 @@ static void kvm_span_ids_work(struct work_struct *work)
 int kvm_span_site_check_vm(struct kvm *kvm)
 {
 	if (!irqchip_split(kvm))
+		return -EOPNOTSUPP;
+	/* The processor sends IPIs itself, and cannot be told not to. */
+	if (enable_apicv && !kvm_x86_ops.span_away)
 		return -EOPNOTSUPP;
 	/* A device that posts to a vCPU's descriptor would miss it. */
 	if (kvm_arch_has_assigned_device(kvm))
@@ -736,6 +786,6 @@ void kvm_span_site_detach(struct kvm_span_site *site)
 	mutex_unlock(&kvm_span_sites_lock);
 	synchronize_rcu();
 	cancel_work_sync(&site->ids_work);
-	cancel_work_sync(&site->late_work);
+	flush_work(&site->late_work);
 	static_branch_slow_dec_deferred(&kvm_span_sites);
 }

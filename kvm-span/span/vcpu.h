@@ -88,6 +88,9 @@ void kvm_span_site_look(struct kvm_span_site *site, unsigned int n);
 void kvm_span_ids_write(struct kvm_span_site *site, struct span_posts *posts, unsigned int n);
 bool kvm_span_posts_put(struct span_posts *posts, unsigned int n,
 			const struct kvm_span_bits *bits);
+bool kvm_span_posts_put_older(struct span_posts *posts, unsigned int n,
+			      const struct kvm_span_bits *bits);
+void kvm_span_posts_settle(struct span_posts *posts, unsigned int n);
 bool kvm_span_posts_take(struct span_posts *posts, unsigned int n, struct kvm_span_bits *bits);
 unsigned long kvm_span_posts_pending(struct span_posts *posts);
 unsigned int kvm_span_bits_count(const struct kvm_span_bits *bits);
