@@ -464,8 +464,8 @@ struct kvm_span_relay {
 enum kvm_span_event_type {
 	KVM_SPAN_EVENT_JOINED = 1,
 	KVM_SPAN_EVENT_LEFT = 2,	/* its process closed it or died */
-	KVM_SPAN_EVENT_MUTED = 3,	/* a watch of it does not answer: its accesses
-					 * go by its on_timeout at once from now on */
+	/* A watch of it does not answer: its accesses go by its on_timeout at once. */
+	KVM_SPAN_EVENT_MUTED = 3,
 	KVM_SPAN_EVENT_REMAP = 4,	/* its Virtual EPT led to a wrong page (once) */
 };
 
