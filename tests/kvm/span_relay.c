@@ -4,6 +4,8 @@
  * drivers are real, the controllers are played by this program, and so is the
  * guest, a tiny VM at each place.
  *
+ * test: none
+ *
  *	span_relay --base SOCKET...	on L0: the guest's own VM, offered to these ports
  *	span_relay --l1			in an L1: the VM that controls it there
  *	span_relay --errors		in an L1 with a port that is offered a guest

@@ -101,7 +101,7 @@ def _program(name, level, args, timeout):
 
 
 def kvm_cases():
-    """tests/kvm/NAME.c; a comment line "test: area/case key=value ..." says more."""
+    """tests/kvm/NAME.c; a comment line "test: area/case key=value ..." says more, "test: none" that others run it."""
     for source in sorted(glob.glob(os.path.join(paths.TOP, "tests", "kvm", "*.c"))):
         name = os.path.basename(source)[:-2]
         with open(source, encoding="utf-8") as f:
@@ -109,7 +109,7 @@ def kvm_cases():
         if "int main(" not in text:
             continue
         lines = re.findall(r"^(?: \*|//|/\*) test: (\S+)(.*?)(?:\*/)?$", text, re.M)
-        for title, rest in lines or [("mem/" + name.replace("_", "-"), "")]:
+        for title, rest in [line for line in lines if line[0] != "none"] if lines else [("mem/" + name.replace("_", "-"), "")]:
             o = dict(w.partition("=")[::2] for w in rest.split())
             timeout = int(o.get("timeout", 120))
             yield Case(title, _program(name, o.get("level", "L0"), o.get("args", "").replace(",", " "), timeout),
