@@ -324,6 +324,18 @@ static void kvm_span_rearm_rmaps(struct kvm_span_watch *watch, struct kvm_memory
 }
 
 /*
+ * Entries of the TDP MMU. D goes with W: an entry that is dropped later would tell
+ * of a write that was fetched already.
+ */
+static void kvm_span_rearm_tdp(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+			       unsigned long mask)
+{
+	if (!kvm_x86_ops.cpu_dirty_log_size)
+		kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, gfn, mask, true);
+	kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, gfn, mask, false);
+}
+
+/*
  * Let the next write to each of these pages be heard of. mmu_lock is held for
  * write, and may be dropped meanwhile.
  */
@@ -346,10 +358,8 @@ static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot,
 	for (at = start; at < end; at = next) {
 		next = min(end, base + kvm_span_next_word(at - base));
 		if (tdp_mmu_enabled)
-			kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot,
-							  base + round_down(at - base, BITS_PER_LONG),
-							  kvm_span_word_mask(at - base, next - base),
-							  !kvm_x86_ops.cpu_dirty_log_size);
+			kvm_span_rearm_tdp(kvm, slot, base + round_down(at - base, BITS_PER_LONG),
+					   kvm_span_word_mask(at - base, next - base));
 		if (kvm_memslots_have_rmaps(kvm))
 			kvm_span_rearm_rmaps(watch, slot, at, next);
 		if (need_resched() || rwlock_needbreak(&kvm->mmu_lock)) {
