@@ -62,7 +62,8 @@ def follow(m):
     vm = m["guest"]
     owner = owners(m)[0]
     vm.seat = vm.base if owner in (BASE, None) else vm.peers[owner]
-    if vm.seat is vm.base and not vm.base.ended:
+    # The loss of an owner that is none any more is not the guest's.
+    if not vm.seat.ended and not vm.base.ended:
         vm.lost = None
     return owner
 
