@@ -59,7 +59,7 @@ static const char *const names[KINDS] = {
 	"mprotect", "futex", "signal", "memory", "file",
 };
 
-static _Atomic uint64_t rounds[KINDS], errors[KINDS];
+static _Atomic uint64_t rounds[KINDS], errors[KINDS], rounds_on[MAX_CPUS];
 static _Atomic int spoil[KINDS];
 static _Atomic bool stop;
 static int cpus;
@@ -702,20 +702,30 @@ static void pin(int cpu)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
+static void count_round(struct worker *w)
+{
+	int cpu = sched_getcpu();
+
+	atomic_fetch_add(&rounds[w->kind], 1);
+	if (cpu >= 0 && cpu < MAX_CPUS)
+		atomic_fetch_add(&rounds_on[cpu], 1);
+	/* It may have been offline, and be there again. */
+	if (cpu != w->cpu)
+		pin(w->cpu);
+}
+
 static void *work(void *arg)
 {
 	struct worker *w = arg;
-	unsigned int n;
 
+	pin(w->cpu);
 	if (w->kind == DEBUGREG)
 		debug_start(w);
 	if (w->kind == TIMERFD)
 		timerfd_start(w);
-	for (n = 0; !atomic_load(&stop); n++) {
-		if (n % 16 == 0)
-			pin(w->cpu);
+	while (!atomic_load(&stop)) {
 		w->round(w);
-		atomic_fetch_add(&rounds[w->kind], 1);
+		count_round(w);
 		if (!(w->kind == FUTEX && w->second))
 			nap(pause_us / 2 + draw(w) % (pause_us + 1));
 	}
@@ -799,6 +809,16 @@ static void print_kinds(const char *what, _Atomic uint64_t *counts)
 	printf("}, ");
 }
 
+static void print_cpus(void)
+{
+	int c;
+
+	printf("\"rounds_on\": [");
+	for (c = 0; c < cpus; c++)
+		printf("%s%lu", c ? ", " : "", atomic_load(&rounds_on[c]));
+	printf("], ");
+}
+
 static uint64_t report(bool reset)
 {
 	_Atomic uint64_t *max[] = { &max_gap, &max_late, &max_futex, &max_signal, &max_membarrier };
@@ -812,6 +832,7 @@ static uint64_t report(bool reset)
 	printf("{\"sum\": %lu, ", sum);
 	print_kinds("errors", errors);
 	print_kinds("rounds", rounds);
+	print_cpus();
 	printf("\"max_ns\": {");
 	for (i = 0; i < sizeof(max) / sizeof(max[0]); i++)
 		printf("%s\"%s\": %lu", i ? ", " : "", what[i], reset ? atomic_exchange(max[i], 0) : atomic_load(max[i]));

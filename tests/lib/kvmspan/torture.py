@@ -60,13 +60,16 @@ class Torture:
     def look(self, reset=False):
         return json.loads(self._ask("z" if reset else "r"))
 
-    def check(self, where, alive=KINDS, seconds=0.05, patience=60):
-        """No errors, and every kind goes on."""
-        before = self.last["rounds"]
+    def check(self, where, alive=KINDS, cpus=None, seconds=0.05, patience=60):
+        """No errors, and every kind goes on from now, and every CPU (or those given)."""
+        first = self.look()
+        before, before_on = first["rounds"], first["rounds_on"]
         for _ in range(patience):
             self.last = self.look()
             equal(self.last["sum"], 0, f"errors in the guest {where} ({self.last['first']})")
+            on = self.last["rounds_on"]
             still = [k for k in alive if self.last["rounds"][k] == before[k]]
+            still += [f"CPU {n}" for n in (range(len(on)) if cpus is None else cpus) if on[n] == before_on[n]]
             if not still:
                 return self.last
             self.machine.sleep(seconds)
