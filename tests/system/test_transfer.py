@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 """The vCPUs of a running guest go from one hypervisor to another, all of them at once."""
-import os
-import random
-import time
-
 from kvmspan import transfer as tr
 from kvmspan.cases import case, check, equal
 from kvmspan.journey import EASY, Journey
@@ -13,9 +9,6 @@ from kvmspan.stopat import StopAt
 from kvmspan.torture import KINDS, Torture
 
 TOPOLOGY = {"topology": "transfer"}
-# Seconds of wall time for many transfers in a row, or how many (0: by time).
-MANY_SECONDS = 60
-MANY = int(os.environ.get("KVM_SPAN_TRANSFERS", "0"))
 
 
 @case("vcpu/torture", timeout=200, topology="transfer", vms=("guest",))
@@ -97,28 +90,6 @@ def kvmclock(m):
     drift = abs(last["clock_ns"] - first["clock_ns"] - by_tsc)
     check(drift < 4 * 100000, f"kvmclock drifted {drift:.0f} ns from the TSC in 4 transfers")
     j.end()
-
-
-@case("vcpu/transfer-many", timeout=100000 if MANY else 900, tags=("long",), **TOPOLOGY)
-def many(m):
-    """One after another under load, at random moments, as many as fit into a minute of wall time."""
-    tr.settle(m, peers=("L1a", "L1b"))
-    j = Journey(m)
-    seed = int(os.environ.get("KVM_SPAN_SEED", "4"))
-    rng = random.Random(seed)
-    end, done, at = time.monotonic() + MANY_SECONDS, 0, "L0"
-    while done < MANY if MANY else time.monotonic() < end:
-        at = rng.choice([to for to in ("L0", "L1a", "L1b") if to != at])
-        j.go(at)
-        done += 1
-        m.sleep(rng.random() * 0.01)
-        if done % 8 == 0:
-            j.check(f"on {at} after {done} transfers (seed {seed})")
-    j.go("L0")
-    j.check(f"after {done} transfers (seed {seed})")
-    j.end()
-    check(done >= 6, f"only {done} transfers in {MANY_SECONDS} s")
-    m.log_line("transfers", f"{done} transfers, seed {seed}")
 
 
 @case("vcpu/peer-writes-nothing", timeout=300, **TOPOLOGY)

@@ -23,23 +23,44 @@ class Journey:
         self.torture = Torture(m, pause_us)
         self.offsets = tr.tsc_offsets(m)
         self.boots = m["guest"].endpoint.boots
+        self.owners = tr.owners(m)
         equal(len(set(self.offsets)), 1, f"TSC offsets of the guest's vCPUs ({self.offsets})")
 
     def go(self, to, vcpus=None, **options):
         m = self.m
         data = tr.transfer(m, to, vcpus, **options)
         moved = range(self.cpus) if vcpus is None else vcpus
-        now = tr.owners(m)
-        equal([now[n] for n in moved], [tr.where(to)] * len(moved), f"owners of {list(moved)}")
-        equal(tr.tsc_offsets(m), self.offsets, f"TSC offsets after a transfer to {to}")
-        m.log_line("transfers", f"{to} {list(moved)}: {data}")
+        self._moved(to, moved, data)
+        self.look(f"after a transfer to {to}")
         return data
+
+    def hop(self, to, vcpus=None):
+        """As go(), and then nothing is asked but the guest's next move: for very many in a row."""
+        m = self.m
+        moved = range(self.cpus) if vcpus is None else vcpus
+        after = len(m.events("guest"))
+        data = tr.wait(m, tr.start(m, to, vcpus), after)
+        equal(data["status"], "completed", f"status of a transfer of {list(moved)} to {to} ({data})")
+        self._moved(to, moved, data)
+        if 0 in moved:
+            tr.seat(m, tr.where(to))
+
+    def _moved(self, to, vcpus, data):
+        for n in vcpus:
+            self.owners[n] = tr.where(to)
+        self.m.log_line("transfers", f"{to} {list(vcpus)}: {data}")
+
+    def look(self, what):
+        """All that must be so wherever the vCPUs are."""
+        equal(tr.owners(self.m), self.owners, f"owners {what}")
+        equal(tr.tsc_offsets(self.m), self.offsets, f"TSC offsets {what}")
 
     def check(self, what):
         before = {on: kvm_exits(self.m, on) for on in set(tr.owners(self.m)) - {tr.BASE}}
         self.torture.check(what)
         for on, n in before.items():
             check(kvm_exits(self.m, on) > n, f"no exits of the guest on {on}, {what}")
+        return self.torture.last
 
     def end(self):
         last = self.torture.stop()

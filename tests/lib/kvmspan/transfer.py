@@ -57,14 +57,19 @@ def cancel(m, number):
     m.qmp("guest", "span-cancel", {"guest": GUEST, "id": number})
 
 
-def follow(m):
-    """The agent's way in the guest goes to who has vCPU 0, as QMP says."""
+def seat(m, owner):
+    """The agent's way in the guest goes to this owner of vCPU 0."""
     vm = m["guest"]
-    owner = owners(m)[0]
     vm.seat = vm.base if owner in (BASE, None) else vm.peers[owner]
     # The loss of an owner that is none any more is not the guest's.
     if not vm.seat.ended and not vm.base.ended:
         vm.lost = None
+
+
+def follow(m):
+    """The agent's way in the guest goes to who has vCPU 0, as QMP says."""
+    owner = owners(m)[0]
+    seat(m, owner)
     return owner
 
 
