@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """One guest, its vCPUs on several hypervisors at the same time."""
-import os
 import random
 
 from kvmspan import transfer as tr
 from kvmspan.cases import case, check, equal
 from kvmspan.journey import EASY, Journey
+from kvmspan.span import bring, must_fail
 from kvmspan.torture import KINDS, Torture, put
 
 TOPOLOGY = {"topology": "transfer"}
-# A vCPU that is not at the seat waits longer for what the seat's hypervisor does.
-ROUNDS = int(os.environ.get("KVM_SPAN_SPLITS", "12"))
+# Debian's kernel lets a program use I/O ports, and tells what it does.
+DEBIAN = {"topology": "transfer-debian"}
+DEBIAN_GUEST = {"kernel": "cloud", "memory": 192}
 
 
 @case("vcpu/split", timeout=900, tags=("fast", "debug"), **TOPOLOGY)
@@ -51,29 +52,10 @@ def counters(m):
     return {x["name"]: x for x in tr.state(m)["members"]}
 
 
-@case("vcpu/split-random", timeout=3000, tags=("long",), **TOPOLOGY)
-def at_random(m):
-    """Random vCPUs go to random hypervisors, one after another."""
-    tr.settle(m, peers=("L1a", "L1b"))
-    j = Journey(m)
-    seed = int(os.environ.get("KVM_SPAN_SEED", "7"))
-    rng = random.Random(seed)
-    for number in range(ROUNDS):
-        vcpus = rng.choice(([0], [1], [0, 1]))
-        to = rng.choice(("L0", "L1a", "L1b"))
-        j.go(to, vcpus)
-        m.sleep(rng.random() * 0.01)
-        if number % 3 == 2:
-            j.check(f"with {tr.owners(m)} after {number + 1} moves (seed {seed})")
-    j.go("L0")
-    j.check(f"after {ROUNDS} moves (seed {seed})")
-    j.end()
-
-
-@case("vcpu/split-devices", timeout=600, tags=("long",), **TOPOLOGY)
+@case("vcpu/split-devices", timeout=900, tags=("long",), **DEBIAN)
 def devices(m):
     """A vCPU far from the seat uses its devices: ports, memory-mapped registers, interrupts of them."""
-    tr.settle(m)
+    tr.settle(m, **DEBIAN_GUEST)
     guest = m["guest"]
     port = put(guest, "port")
     here = guest.sh(f"{port} 1 w 0x0cf8 && {port} 1 l 0xcf8 && {port} 0 b 0x71")
@@ -122,7 +104,7 @@ def offline(m):
         j.go(to, [1])
         guest.run(f"echo 0 >{online}", timeout=200)
         equal(guest.sh("nproc"), "1", f"CPUs, vCPU 1 on {to}")
-        j.torture.check(f"with one CPU, vCPU 1 on {to}", alive=[k for k in KINDS if k != "debugreg"])
+        j.torture.check(f"with one CPU, vCPU 1 on {to}", alive=[k for k in KINDS if k != "debugreg"], cpus=[0])
         guest.run(f"echo 1 >{online}", timeout=200)
         equal(guest.sh("nproc"), "2", f"CPUs again, vCPU 1 on {to}")
         j.check(f"with two CPUs again, vCPU 1 on {to}")
@@ -140,9 +122,10 @@ def offline(m):
 
 @case("vcpu/split-xapic", timeout=900, tags=("long",), **TOPOLOGY)
 def xapic(m):
-    """Without x2APIC: logical destinations, registers in memory, lowest priority."""
-    tr.settle(m, peers=("L1a", "L1b"), flags="x2apic=off")
-    check("flat" in m["guest"].sh("dmesg | grep 'APIC routing'"), "the guest does not use logical destinations")
+    """Without x2APIC: registers in memory, and two accesses for one interrupt."""
+    # Without the hypercall for IPIs, too.
+    tr.settle(m, peers=("L1a", "L1b"), flags="x2apic=off,kvm-pv-ipi=off")
+    check("x2apic" not in m["guest"].sh("cat /proc/cpuinfo"), "the guest has an x2APIC")
     j = Journey(m)
     for to, vcpus in (("L1a", [1]), ("L1b", [0]), ("L0", [0]), ("L0", [1])):
         j.go(to, vcpus)
@@ -150,18 +133,69 @@ def xapic(m):
     j.end()
 
 
+@case("vcpu/split-ipi", timeout=2000, tags=("long",), **TOPOLOGY)
+def ipi(m):
+    """Fixed and lowest priority, physical and logical (x2APIC, flat, clusters), broadcast, shorthands: from and to any vCPU anywhere."""
+    for flags, modes in (("kvm-pv-ipi=off", ("x2apic",)), ("x2apic=off,kvm-pv-ipi=off", ("flat", "cluster"))):
+        tr.settle(m, peers=("L1a", "L1b"), flags=flags)
+        guest = m["guest"]
+        program = put(guest, "ipi")
+        guest.run("echo on >/sys/module/msr/parameters/allow_writes")
+        for step in (None, ("L1a", [1]), ("L1b", [0]), ("L0", [1]), ("L1b", [1]), ("L0", [0, 1])):
+            if step:
+                tr.transfer(m, *step)
+            for mode, cpu in ((mode, cpu) for mode in modes for cpu in (0, 1)):
+                rc, out = guest.run(f"{program} {cpu} 2 {mode}", timeout=300, check=False)
+                equal(rc, 0, f"{mode}, sent by vCPU {cpu}, owners {tr.owners(m)}: {out}")
+                m.log_line("ipi", f"{mode} from {cpu}, {tr.owners(m)}\n{out}")
+
+
+@case("vcpu/split-pv", timeout=900, tags=("long",), **TOPOLOGY)
+def paravirtual(m):
+    """What KVM does for a guest by memory of one host: its vCPUs are not split, and the reason names what to leave out."""
+    for feature in ("kvm-pv-tlb-flush", "kvm-pv-sched-yield"):
+        tr.settle(m, flags=f"{feature}=on")
+        tr.refused(m, "L1a", [1], [f"{feature}=off"])
+        # All together they can go.
+        tr.transfer(m, "L1a")
+        tr.refused(m, "L0", [1], [f"{feature}=off"])
+        tr.transfer(m, "L0")
+    for feature in ("kvm-steal-time", "kvm-pv-eoi", "kvm-asyncpf"):
+        tr.new_guest(m, **{**tr.PLAIN, "flags": f"{feature}=on"})
+        error = must_fail(lambda: bring(m, "L1a", "rw", rights=[]))
+        check(f"{feature}=off" in str(error), f"the error does not name what to leave out: {error}")
+
+
+@case("vcpu/split-tsc", timeout=900, tags=("long",), **DEBIAN)
+def tsc_check(m):
+    """Without TSC_ADJUST Linux compares the clocks of two CPUs when one comes online: they agree over hypervisors."""
+    tr.settle(m, flags="tsc-adjust=off", **DEBIAN_GUEST)
+    guest = m["guest"]
+    guest.run("echo 'file arch/x86/kernel/tsc_sync.c +p' >/sys/kernel/debug/dynamic_debug/control")
+    online = "/sys/devices/system/cpu/cpu1/online"
+    for number, to in enumerate(("L0", "L1a", "L0"), 1):
+        if tr.owners(m)[1] != tr.where(to):
+            tr.transfer(m, to, [1])
+        guest.run(f"echo 0 >{online} && echo 1 >{online}", timeout=300)
+        equal(int(guest.sh("dmesg | grep -c 'TSC synchronization .*: passed'")), number, f"checks passed, vCPU 1 on {to}")
+        text = guest.sh("dmesg | grep -i -E 'unstable|warp' || true")
+        equal(text, "", "what the guest says of its TSC")
+        tr.wait_tsc(m)
+
+
 @case("vcpu/split-nmi", timeout=600, tags=("long",), expect=(r"^guest: ",), **TOPOLOGY)
 def nmi(m):
     """NMIs go to vCPUs elsewhere: the guest asks all its CPUs for a backtrace, from either."""
     tr.settle(m)
     guest = m["guest"]
+    oncpu = put(guest, "oncpu")
     for owner in ("L0", "L1a"):
         if owner != "L0":
             tr.transfer(m, owner, [1])
         for cpu in (0, 1):
             before = [int(n) for n in guest.sh("grep NMI: /proc/interrupts").split()[1:3]]
             # The one that asks prints its own trace without an NMI.
-            guest.run(f"taskset {1 << cpu:x} sh -c 'echo l >/proc/sysrq-trigger'", timeout=200)
+            guest.run(f"{oncpu} {cpu} sh -c 'echo l >/proc/sysrq-trigger'", timeout=200)
             after = [int(n) for n in guest.sh("grep NMI: /proc/interrupts").split()[1:3]]
             check(after[1 - cpu] > before[1 - cpu], f"no NMI for CPU {1 - cpu} from CPU {cpu}, vCPU 1 on {owner}: {before} {after}")
     t = Torture(m, EASY)
@@ -170,19 +204,20 @@ def nmi(m):
     tr.transfer(m, "L0")
 
 
-RESETS = ("echo b >/proc/sysrq-trigger", "/tmp/port {cpu} b 0xcf9 6")
+RESETS = ("/tmp/oncpu {cpu} sh -c 'echo b >/proc/sysrq-trigger'", "/tmp/port {cpu} b 0xcf9 6")
 
 
-@case("vcpu/split-reset", timeout=1500, tags=("long",), expect=(r"sysrq: ",), **TOPOLOGY)
+@case("vcpu/split-reset", timeout=1500, tags=("long",), expect=(r"sysrq: ",), **DEBIAN)
 def reset(m):
     """A reset by any vCPU, at the seat or not: the whole guest begins anew on L0 and can be split again."""
     for cpu, how in ((0, RESETS[1]), (1, RESETS[1]), (1, RESETS[0])):
-        tr.settle(m)
+        tr.settle(m, **DEBIAN_GUEST)
         guest = m["guest"]
         put(guest, "port")
+        put(guest, "oncpu")
         tr.transfer(m, "L1a", [1])
         boots = guest.endpoint.boots
-        guest.spawn(f"taskset {1 << cpu:x} sh -c '{how.format(cpu=cpu)}'")
+        guest.spawn(how.format(cpu=cpu))
         # The agent's way follows the seat, which is on L0 throughout.
         m.wait_reboot("guest", boots)
         equal(tr.owners(m), [tr.BASE] * 2, f"owners after a reset by vCPU {cpu}")
@@ -195,11 +230,11 @@ def reset(m):
     tr.transfer(m, "L0")
 
 
-@case("vcpu/split-shutdown", timeout=900, tags=("long",), **TOPOLOGY)
+@case("vcpu/split-shutdown", timeout=900, tags=("long",), **DEBIAN)
 def shutdown(m):
     """A shutdown by the vCPU on an L1, with the seat on L0 or there, too: the base's QEMU says so and ends."""
     for vcpus in ([1], [0, 1]):
-        tr.settle(m)
+        tr.settle(m, **DEBIAN_GUEST)
         guest = m["guest"]
         put(guest, "port")
         tr.transfer(m, "L1a", vcpus)
