@@ -384,6 +384,21 @@ static bool kvm_span_masked_for(struct kvm_span *span, int access, u64 page,
 	return masked;
 }
 
+/* Pairs with the publication of a bitmap, after it was cleared. */
+u32 kvm_span_masked_why(const struct kvm_span_watch *watch, enum kvm_span_why why, u64 page)
+{
+	unsigned long *map;
+	u32 masked = 0;
+	int i;
+
+	for (i = 0; i < KVM_SPAN_NR_ACCESS; i++) {
+		map = smp_load_acquire(&watch->masked[why][i]);
+		if (map && test_bit(page, map))
+			masked |= BIT(i);
+	}
+	return masked;
+}
+
 u32 kvm_span_mask_of(struct kvm_span *span, u64 page, const struct kvm_span_member *except)
 {
 	unsigned long *bits;

@@ -17,8 +17,6 @@
 #include "watch.h"
 #include "trace.h"
 
-#define KVM_SPAN_ACCESS_RWX	(KVM_SPAN_ACCESS_R | KVM_SPAN_ACCESS_W | KVM_SPAN_ACCESS_X)
-
 /* Pages of a range that are changed before the next one has his turn. */
 #define KVM_SPAN_PIECE		65536
 

@@ -10,7 +10,8 @@
  * mask.c   the bitmaps, and the MMU's questions
  * log.c    which pages were written
  * watch.c  the object and its calls
- * event.c  accesses that wait, and the verdicts
+ * event.c  accesses that wait, and the verdicts; with it fault.c, entry.c,
+ *          emulated.c, lift.c and notice.c, see event.h
  * ring.c   messages to and from the holder of the member fd
  */
 #ifndef KVM_SPAN_WATCH_H
@@ -18,6 +19,8 @@
 
 #include <linux/kvm_host.h>
 #include "span.h"
+
+#define KVM_SPAN_ACCESS_RWX	(KVM_SPAN_ACCESS_R | KVM_SPAN_ACCESS_W | KVM_SPAN_ACCESS_X)
 
 /* Why a watch masks an access. */
 enum kvm_span_why {
@@ -187,9 +190,13 @@ long kvm_span_watch_answer(struct kvm_span_member *member, u32 id, u64 event, u3
 			   u32 flags);
 void kvm_span_watch_end_all(struct kvm_span_member *member);
 
+/* The accesses to a page that a watch masks for one reason. Under RCU. */
+u32 kvm_span_masked_why(const struct kvm_span_watch *watch, enum kvm_span_why why,
+			u64 page);
+
 /*
- * event.c. wrote: a write by KVM that has happened already, any context; told to
- * subscribers as a notice. unlift and release, with span->control held: the watch
+ * event.c, notice.c, lift.c. wrote: a write by KVM that has happened already, any
+ * context; told to subscribers as a notice. unlift and release, with span->control held: the watch
  * does not want to mask these pages again after they were opened for a moment;
  * nor to be waited for.
  */
