@@ -206,7 +206,7 @@ void kvm_span_unbind_vm(struct kvm_span *span, struct kvm *kvm);
 /* mask.c */
 void kvm_span_mask_exit(struct kvm_span *span);
 
-/* channel.c */
+/* share.c, channel.c */
 struct span_posts;
 long kvm_span_share_setup(struct kvm_span_member *member, void __user *uarg);
 long kvm_span_share_doorbell(struct kvm_span_member *member, void __user *uarg);
