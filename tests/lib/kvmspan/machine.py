@@ -594,7 +594,8 @@ class Machine:
                  "-no-user-config", "-accel", "kvm", "-smp", str(spec.cpus), "-m", f"{spec.memory}M",
                  "-cpu", cpu or self.cpu_of(spec)]
         if spec.role == "guest":
-            words += handover.OPTIONS
+            # For vCPUs that move: S3 would put one node to sleep, and the RTC goes by the devices' clock.
+            words += [*handover.OPTIONS, "-rtc", "clock=vm", "-global", "ICH9-LPC.disable_s3=1"]
         if spec.irqchip == "split":
             words += ["-global", "kvm-apic.vapic=off"]
         if peer_on:
