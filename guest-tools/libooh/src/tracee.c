@@ -277,7 +277,7 @@ int tracee_may_inject(pid_t pid, char *why)
 	if (tracer > 0)
 		return say_why(why, -EPERM, "process %d is traced by %ld", pid, tracer);
 	if (!find_insn(pid))
-		return say_why(why, -EOPNOTSUPP, "process %d has no vDSO that can be read", pid);
+		return say_why(why, -EOPNOTSUPP, "the vDSO of process %d cannot be read, or there is none", pid);
 	return 0;
 }
 
@@ -318,6 +318,7 @@ static int inject(pid_t pid, pid_t tid, uint64_t insn, int flags, char *why)
 
 int tracee_userfaultfd(pid_t pid, int flags, char *why)
 {
+	sigset_t all, before;
 	struct tracee t;
 	uint64_t insn;
 	int ret;
@@ -326,12 +327,18 @@ int tracee_userfaultfd(pid_t pid, int flags, char *why)
 	if (ret)
 		return ret;
 	insn = find_insn(pid);
+	/* If we ended while it has our registers, it would go on with them. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &before);
 	/* All of it, so that no fork takes the descriptor along. */
 	ret = tracee_stop(&t, pid);
-	if (ret)
-		return say_why(why, ret, "process %d cannot be stopped", pid);
-	ret = inject(pid, t.tid[0], insn, flags, why);
-	tracee_go(&t);
+	if (ret) {
+		say_why(why, ret, "process %d cannot be stopped", pid);
+	} else {
+		ret = inject(pid, t.tid[0], insn, flags, why);
+		tracee_go(&t);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return ret;
 }
 
