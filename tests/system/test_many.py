@@ -22,9 +22,10 @@ PLACES = ("L0", "L1a", "L1b")
 SECONDS = 10
 KHZ = 1497600           # of the TSC, on all levels
 DRIFT_NS = 100000       # for each move
+EVERY = 32              # moves from one look at everything to the next
 
 
-def roam(m, count, moves, every):
+def roam(m, count, moves):
     """So many moves; moves(owners) says which ones there are. Now and then all is looked at."""
     tr.settle(m, peers=("L1a", "L1b"))
     j = Journey(m)
@@ -34,7 +35,7 @@ def roam(m, count, moves, every):
     for done in range(1, count + 1):
         j.hop(*rng.choice(moves(j.owners)))
         m.sleep(round(rng.random() * 0.005, 4))
-        if done % every == 0:
+        if done % EVERY == 0:
             what = f"with {j.owners} after {done} moves (seed {SEED})"
             j.look(what)
             j.check(what)
@@ -62,10 +63,10 @@ def parts(now):
 @case("vcpu/transfer-many", timeout=600 + SECONDS * TRANSFERS, tags=("long",), topology="transfer")
 def transfers(m):
     """All vCPUs go from one to another, again and again, at random moments."""
-    roam(m, TRANSFERS, whole, 8)
+    roam(m, TRANSFERS, whole)
 
 
 @case("vcpu/split-random", timeout=600 + SECONDS * SPLITS, tags=("long",), topology="transfer")
 def splits(m):
     """Random vCPUs go to random hypervisors."""
-    roam(m, SPLITS, parts, 8)
+    roam(m, SPLITS, parts)

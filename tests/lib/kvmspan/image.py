@@ -59,11 +59,22 @@ class Cpio:
             shutil.copyfileobj(f, self._f, 1 << 20)
         self._pad()
 
+    def link(self, name, target):
+        name = name.strip("/")
+        self._parents(name)
+        self._header(name, stat.S_IFLNK | 0o777, len(target))
+        self._f.write(target.encode())
+        self._pad()
+
     def tree(self, name, source):
-        for where, _, files in os.walk(source):
-            for f in sorted(files):
+        for where, dirs, files in os.walk(source):
+            for f in sorted(files + [d for d in dirs if os.path.islink(os.path.join(where, d))]):
                 path = os.path.join(where, f)
-                self.file(os.path.join(name, os.path.relpath(path, source)), path)
+                there = os.path.join(name, os.path.relpath(path, source))
+                if os.path.islink(path):
+                    self.link(there, os.readlink(path))
+                else:
+                    self.file(there, path)
 
     def close(self):
         self._header("TRAILER!!!", 0, 0)

@@ -460,7 +460,9 @@ class Machine:
         if self._vms_on(spec.name):
             return f"{spec.name}.cpio"
         kernel = self._kernel_of(spec)
-        return f"l1-{kernel}-{self._modules_of(spec)}.cpio" if spec.role == "l1" else f"vm-{kernel}.cpio"
+        if spec.role == "l1":
+            return f"l1-{kernel}-{self._modules_of(spec)}.cpio"
+        return f"vm-{kernel}-{spec.userland or 'busybox'}.cpio"
 
     def _modules_of(self, spec):
         """Which KVM an L1 has; on a machine with stock modules it is stock, too."""
@@ -496,6 +498,8 @@ class Machine:
             if os.path.exists(port):
                 c.file("lib/modules/span_port.ko", port)
             self._programs(c)
+        if spec.userland == "debian":
+            c.tree("", os.path.join(paths.IMAGES, "userland"))
         self._vm_images(c, spec.name)
         c.close()
 
