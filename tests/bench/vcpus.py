@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Transfers of vCPUs, interrupts between hypervisors, and work on L0 and on an L1, with Span and without."""
+"""Transfers of vCPUs, interrupts and messages between hypervisors, and work on L0 and on an L1, with Span and without."""
 import json
 import statistics
 
+from faults import NET, Talk
 from kvmspan import transfer as tr
-from kvmspan.controller import RUN, Controller
+from kvmspan.controller import RUN
 from kvmspan.machine import Machine
+from kvmspan.span import wait_driver
 
 MONITOR = f"{RUN}/guest.bench"
 ROUNDS = 5
@@ -20,7 +22,11 @@ def values(text):
 
 
 def work(level, exits):
-    """Instructions of all levels, and exits to L0 while it worked, for each kind of work."""
+    """Instructions of all levels, and exits to L0 while it worked, for each kind of work.
+
+    On one CPU: the emulated machine has one, and a second vCPU that spins for what the first one
+    has, while that waits for its turn, would be all that is seen."""
+    level.run("echo 0 >/sys/devices/system/cpu/cpu1/online")
     result = {}
     # Faults of first touch are measured elsewhere.
     level.run("/tmp/guest-work touch 1", timeout=900)
@@ -81,6 +87,23 @@ def stop_and_copy(m):
     return info["total-time"], info["ram"]["transferred"]
 
 
+def message_rows(m):
+    """64 bytes from L1a to L0 and back: by the stream between controllers, and by UDP over virtio-net."""
+    m["L0"].run("ip addr add 10.0.0.1/24 dev tap0 && ip link set tap0 up")
+    m["L1a"].run("ip addr add 10.0.0.2/24 dev eth0 && ip link set eth0 up")
+    server = m["L0"].spawn("udp-echo 7")
+    m.sleep(0.3)
+    rows = {"udp": int(m["L1a"].sh(f"udp-echo 10.0.0.1 7 {TURNS}"))}
+    server.kill()
+    base = Talk(m["L0"], f"exec span_port_channel --base {RUN}/L1a.port")
+    base.line()
+    wait_driver(m, "L1a", "attached")
+    rows.update(values(m["L1a"].sh("span_port_channel --cost")))
+    base.say("quit")
+    wait_driver(m, "L1a", "detached")
+    return rows
+
+
 def exits_of(m, *names):
     return lambda: sum(m.exits(n) for n in names)
 
@@ -90,15 +113,16 @@ def plain_rows(m, program):
     rows = {}
     m.start_vm("single")
     m["single"].put(program, "/tmp/guest-work", 0o755)
-    rows["single"] = work(m["single"], exits_of(m, "single"))
-    rows["single"].update(pingpong(m, m["single"]))
+    rows["single"] = pingpong(m, m["single"])
+    rows["single"].update(work(m["single"], exits_of(m, "single")))
     rows["migration_ms"], rows["migration_bytes"] = stop_and_copy(m)
     m.kill_vm("single")
-    m.start_vm("L1a")
+    m.start_vm("L1a", extra=NET)
+    rows["message"] = message_rows(m)
     m.start_vm("nested")
     m["nested"].put(program, "/tmp/guest-work", 0o755)
-    rows["nested"] = work(m["nested"], exits_of(m, "L1a"))
-    rows["nested"].update(pingpong(m, m["nested"]))
+    rows["nested"] = pingpong(m, m["nested"])
+    rows["nested"].update(work(m["nested"], exits_of(m, "L1a")))
     m.kill_vm("nested")
     return rows
 
@@ -113,16 +137,18 @@ def span_rows(m, program):
         tr.bring(m, on, "rw", rights=[])
         tr.start_peer(m, on)
         tr.wait_peer(m, on)
-    rows["span0"] = work(m["guest"], exits_of(m, "guest"))
     rows["local"] = pingpong(m, m["guest"])
     rows["transfers"] = transfers(m, "L1a")
     tr.transfer(m, "L1a")
-    rows["span1"] = work(m["guest"], exits_of(m, "L1a"))
     rows["local1"] = pingpong(m, m["guest"])
     tr.transfer(m, "L0", [1])
     rows["remote"] = pingpong(m, m["guest"])        # vCPU 0 on L1a, 1 on L0
     tr.transfer(m, "L1b", [1])
     rows["remote_l1"] = pingpong(m, m["guest"])     # vCPU 0 on L1a, 1 on L1b
+    tr.transfer(m, "L0")
+    rows["span0"] = work(m["guest"], exits_of(m, "guest"))
+    tr.transfer(m, "L1a")
+    rows["span1"] = work(m["guest"], exits_of(m, "L1a"))
     tr.transfer(m, "L0")
     return rows
 
@@ -154,8 +180,12 @@ def add_all(figures, log, build):
     for name, row in (("single", "single"), ("span0", "local"), ("nested", "nested"), ("span1", "local1"),
                       ("l0_l1", "remote"), ("l1_l1", "remote_l1")):
         figures.add(f"futex_pingpong_{name}", rows[row]["there"] + rows[row]["back"], "instructions")
-    for kind in WORK:
-        figures.add(f"span0_vs_single_{kind}", rows["span0"][kind], "instructions", rows["single"][kind], goal=1.005)
-        figures.add(f"span0_exits_{kind}", rows["span0"][kind + "_exits"], "exits", rows["single"][kind + "_exits"])
-        figures.add(f"span1_vs_nested_{kind}", rows["span1"][kind], "instructions", rows["nested"][kind], goal=1.01)
-        figures.add(f"span1_exits_{kind}", rows["span1"][kind + "_exits"], "exits of L1", rows["nested"][kind + "_exits"])
+    message = rows["message"]
+    figures.add("message_vs_udp", message["round_trip"], "instructions", message["udp"], goal=0.17)
+    figures.add("message_bytes_per_million", message["bytes_per_million"], "bytes")
+    for name, row, reference, goal in (("span0_vs_single", "span0", "single", 1.005), ("span1_vs_nested", "span1", "nested", 1.01)):
+        value, other = rows[row], rows[reference]
+        for kind in WORK:
+            figures.add(f"{name}_{kind}", value[kind], "instructions", other[kind], goal=goal)
+            figures.add(f"{name}_{kind}_exits", value[kind + "_exits"], "exits", other[kind + "_exits"])
+        figures.add(name, sum(value[k] for k in WORK), "instructions", sum(other[k] for k in WORK), goal=goal)
