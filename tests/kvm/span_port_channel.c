@@ -15,9 +15,8 @@
  */
 #include <errno.h>
 #include <stddef.h>
-#include <sys/un.h>
 
-#include "spanlib.h"
+#include "portlib.h"
 #include "streamlib.h"
 
 #pragma GCC diagnostic ignored "-Wformat-zero-length"
@@ -28,8 +27,8 @@
 
 /* ---- the base ---- */
 
-static int span, channel = -1, conn;
-static uint32_t member;
+static int span, channel = -1;
+static struct port l1;
 static uint64_t echoed;
 static volatile bool silent;
 
@@ -39,82 +38,26 @@ static void say(const char *what)
 	fflush(stdout);
 }
 
-static void send_frame(uint16_t type, uint32_t generation, const void *payload, uint32_t len, int fd)
+static void offer(const char *path)
 {
-	static uint64_t seq;
-	struct {
-		uint32_t magic;
-		uint16_t version, type;
-		uint32_t len, generation;
-		uint64_t seq;
-		uint8_t payload[64];
-	} f = { 0x574e5053, 1, type, len, generation, ++seq, {} };
-	char control[CMSG_SPACE(sizeof(int))] = {};
-	struct iovec io = { &f, 24 + len };
-	struct msghdr m = { .msg_iov = &io, .msg_iovlen = 1 };
-	struct cmsghdr *c;
-
-	memcpy(f.payload, payload, len);
-	if (fd >= 0) {
-		m.msg_control = control;
-		m.msg_controllen = sizeof(control);
-		c = CMSG_FIRSTHDR(&m);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(int));
-	}
-	MUST(sendmsg(conn, &m, MSG_NOSIGNAL));
-}
-
-/* Returns the type of the next frame. */
-static int take_frame(uint32_t *generation)
-{
-	uint8_t buf[256];
-	uint32_t len;
-
-	if (recv(conn, buf, 24, MSG_WAITALL) != 24)
-		return 0;
-	memcpy(&len, buf + 8, 4);
-	if (len > sizeof(buf) - 24 || recv(conn, buf + 24, len, MSG_WAITALL) != (ssize_t)len)
-		return 0;
-	memcpy(generation, buf + 12, 4);
-	return buf[6];
-}
-
-static uint32_t offer(const char *path)
-{
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	struct kvm_span_grant grant = {
 		.size = sizeof(grant), .access = ACCESS_RW, .name = "L1", .rights = KVM_SPAN_RIGHT_VCPU,
 	};
-	struct {
-		uint64_t bytes;
-		uint32_t access, rights;
-		char guest[32];
-	} payload = { MEM_BYTES, ACCESS_RW, KVM_SPAN_RIGHT_VCPU, "played" };
-	uint32_t generation = 0;
 	int memfd, fd;
 
 	span = span_new(&memfd);
 	fd = MUST(ioctl(span, KVM_SPAN_GRANT, &grant));
-	member = grant.member;
-	strncpy(a.sun_path, path, sizeof(a.sun_path) - 1);
-	conn = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-	MUST(connect(conn, (struct sockaddr *)&a, sizeof(a)));
-	send_frame(1, 0, &payload, sizeof(payload), fd);
-	close(fd);
-	if (take_frame(&generation) != 2) {
+	l1.member = grant.member;
+	if (!port_offer(&l1, path, KVM_SPAN_RIGHT_VCPU, fd)) {
 		say("REFUSED");
 		exit(1);
 	}
-	return generation;
 }
 
 static void *echo_streams(void *arg)
 {
 	static uint8_t buf[SPAN_STREAM_BYTES];
-	struct kvm_span_channel call = { .size = sizeof(call), .member = member };
+	struct kvm_span_channel call = { .size = sizeof(call), .member = l1.member };
 
 	for (;;) {
 		uint64_t bytes = 0;
@@ -146,21 +89,18 @@ static void *echo_streams(void *arg)
 
 static int base(const char *path)
 {
-	uint32_t generation = offer(path);
 	pthread_t t;
 	char line[32];
 
+	offer(path);
 	say("ATTACHED");
 	pthread_create(&t, NULL, echo_streams, NULL);
 	while (fgets(line, sizeof(line), stdin)) {
-		uint32_t grace = 2000, pad[2] = { grace, 0 };
-
 		if (!strcmp(line, "detach\n")) {
-			send_frame(4, generation, pad, sizeof(pad), -1);
-			printf("DETACHED %d\n", take_frame(&generation));
+			printf("DETACHED %d\n", port_detach(&l1, 2000));
 			fflush(stdout);
 		} else if (!strcmp(line, "revoke\n")) {
-			MUST(span_revoke(span, member));
+			MUST(span_revoke(span, l1.member));
 			say("REVOKED");
 		} else if (!strcmp(line, "silent\n")) {
 			silent = !silent;

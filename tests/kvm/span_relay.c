@@ -27,19 +27,13 @@
  *	relay			(L1) closes it, and opens it again
  */
 #include <stddef.h>
-#include <sys/un.h>
 #include <x86intrin.h>
 
+#include "portlib.h"
 #include "vcpulib.h"
 
 #define DEVICE	"/dev/span0"
 #define PORTS	2
-
-struct port {
-	int conn;
-	uint32_t member, generation;
-	uint64_t seq;
-};
 
 static struct guest guest;
 static struct port ports[PORTS];
@@ -59,64 +53,11 @@ static void answer(const char *fmt, ...)
 
 /* ---- the base ---- */
 
-static void send_frame(struct port *p, uint16_t type, const void *payload, uint32_t len, int fd)
-{
-	struct {
-		uint32_t magic;
-		uint16_t version, type;
-		uint32_t len, generation;
-		uint64_t seq;
-		uint8_t payload[64];
-	} f = { 0x574e5053, 1, type, len, p->generation, ++p->seq, {} };
-	char control[CMSG_SPACE(sizeof(int))] = {};
-	struct iovec io = { &f, 24 + len };
-	struct msghdr m = { .msg_iov = &io, .msg_iovlen = 1 };
-	struct cmsghdr *c;
-
-	memcpy(f.payload, payload, len);
-	if (fd >= 0) {
-		m.msg_control = control;
-		m.msg_controllen = sizeof(control);
-		c = CMSG_FIRSTHDR(&m);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(int));
-	}
-	MUST(sendmsg(p->conn, &m, MSG_NOSIGNAL));
-}
-
-/* Returns the type of the next frame. */
-static int take_frame(struct port *p)
-{
-	uint8_t buf[256];
-	uint32_t len;
-
-	if (recv(p->conn, buf, 24, MSG_WAITALL) != 24)
-		return 0;
-	memcpy(&len, buf + 8, 4);
-	if (len > sizeof(buf) - 24 || recv(p->conn, buf + 24, len, MSG_WAITALL) != (ssize_t)len)
-		return 0;
-	memcpy(&p->generation, buf + 12, 4);
-	return buf[6];
-}
-
 static void offer(struct port *p, const char *path)
 {
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	struct {
-		uint64_t bytes;
-		uint32_t access, rights;
-		char guest[32];
-	} payload = { MEM_BYTES, ACCESS_RW, KVM_SPAN_RIGHT_VCPU, "played" };
 	int fd = MUST(vcpu_grant(guest.span, path, KVM_SPAN_RIGHT_VCPU, &p->member));
 
-	strncpy(a.sun_path, path, sizeof(a.sun_path) - 1);
-	p->conn = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-	MUST(connect(p->conn, (struct sockaddr *)&a, sizeof(a)));
-	send_frame(p, 1, &payload, sizeof(payload), fd);
-	close(fd);
-	if (take_frame(p) != 2) {
+	if (!port_offer(p, path, KVM_SPAN_RIGHT_VCPU, fd)) {
 		answer("refused");
 		exit(1);
 	}
@@ -172,7 +113,7 @@ static void info(int n)
 
 static bool command(char **arg)
 {
-	uint32_t a = number(arg[1]), b = number(arg[2]), c = number(arg[3]), pad[2] = { 2000, 0 };
+	uint32_t a = number(arg[1]), b = number(arg[2]), c = number(arg[3]);
 	struct tiny_vm *v = &guest.vcpu[a % VCPUS];
 
 	if (!strcmp(arg[0], "set")) {
@@ -206,8 +147,7 @@ static bool command(char **arg)
 	} else if (!strcmp(arg[0], "revoke")) {
 		answer("%s", result(span_revoke(guest.span, ports[a % PORTS].member)));
 	} else if (!strcmp(arg[0], "detach")) {
-		send_frame(&ports[a % PORTS], 4, pad, sizeof(pad), -1);
-		answer("%d", take_frame(&ports[a % PORTS]));
+		answer("%d", port_detach(&ports[a % PORTS], 2000));
 	} else if (!strcmp(arg[0], "relay")) {
 		close(owners);
 		owners = relay_open(open_port());
