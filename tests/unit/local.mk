@@ -15,3 +15,6 @@ LIBS_test-spanctl := -ljson-c
 LIBS_test-spanctl-watch := -ljson-c
 CFLAGS_test-span-wire := -I$(QEMU) -I$(QEMU)/include
 CFLAGS_test-span-chan := $(CFLAGS_test-span-wire)
+LIBOOH := $(TOOLS)/libooh
+$(O)/test-libooh: $(addprefix $(LIBOOH)/src/,ooh.c ranges.c pagemap.c wp-async.c soft-dirty.c tracee.c device.c)
+CFLAGS_test-libooh := -D_GNU_SOURCE -I$(LIBOOH)/include -I$(LIBOOH)/src -I$(TOOLS)/ooh-module/include/uapi

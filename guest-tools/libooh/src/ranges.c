@@ -138,6 +138,8 @@ int ranges_take(struct ranges *s, uint64_t start, uint64_t end,
 	size_t first = first_after(s, start), i = first, n = 0;
 
 	*more = false;
+	if (start >= end)
+		return 0;
 	for (; i < s->n && s->r[i].start < end; i++) {
 		if (n == max) {
 			*more = true;
@@ -156,6 +158,8 @@ int ranges_drop(struct ranges *s, uint64_t start, uint64_t end)
 {
 	size_t first = first_after(s, start), past = first;
 
+	if (start >= end)
+		return 0;
 	while (past < s->n && s->r[past].start < end)
 		past++;
 	return cut(s, first, past, start, end);
