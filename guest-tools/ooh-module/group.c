@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Groups of 64 pages: which frame each page was last seen in, and what is to be said of it. */
+#include <linux/lockdep.h>
+#include <linux/slab.h>
+
+#include "ooh.h"
+
+static struct kmem_cache *groups;
+
+/* space->lock: only its holder adds and removes groups. */
+struct ooh_group *ooh_group_get(struct ooh_space *space, unsigned long index)
+{
+	struct ooh_group *group = xa_load(&space->groups, index);
+	unsigned int i;
+
+	if (group)
+		return group;
+	group = kmem_cache_zalloc(groups, GFP_KERNEL_ACCOUNT);
+	if (!group)
+		return NULL;
+	group->space = space;
+	group->index = index;
+	for (i = 0; i < OOH_GROUP_PAGES; i++)
+		group->page[i].slot = i;
+	if (xa_err(xa_store(&space->groups, index, group, GFP_KERNEL_ACCOUNT))) {
+		kmem_cache_free(groups, group);
+		return NULL;
+	}
+	return group;
+}
+
+void ooh_group_set_dirty(struct ooh_group *group, u64 bits)
+{
+	lockdep_assert_held(&ooh_frame_lock);
+	if (!group->dirty)
+		xa_set_mark(&group->space->groups, group->index, OOH_DIRTY);
+	group->dirty |= bits;
+}
+
+void ooh_group_set_unarmed(struct ooh_group *group, u64 bits)
+{
+	lockdep_assert_held(&ooh_frame_lock);
+	if (!group->unarmed)
+		xa_set_mark(&group->space->groups, group->index, OOH_UNARMED);
+	group->unarmed |= bits;
+}
+
+void ooh_group_clear(struct ooh_group *group, u64 dirty, u64 unarmed)
+{
+	lockdep_assert_held(&ooh_frame_lock);
+	if (group->dirty && !(group->dirty & ~dirty))
+		xa_clear_mark(&group->space->groups, group->index, OOH_DIRTY);
+	if (group->unarmed && !(group->unarmed & ~unarmed))
+		xa_clear_mark(&group->space->groups, group->index, OOH_UNARMED);
+	group->dirty &= ~dirty;
+	group->unarmed &= ~unarmed;
+}
+
+/*
+ * Bring a group to what its page tables say. The look may be old: whatever
+ * changed since has left a mark, and the next fetch looks again.
+ */
+int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
+{
+	struct ooh_stats_args *stats = &group->space->stats;
+	unsigned int i;
+	int err = 0;
+
+	lockdep_assert_held(&ooh_frame_lock);
+	for (i = 0; i < OOH_GROUP_PAGES; i++) {
+		struct ooh_page *page = &group->page[i];
+
+		if (page->pfn == look->pfn[i])
+			continue;
+		if (page->pfn) {
+			ooh_frame_del(page);
+			stats->armed--;
+		}
+		/* Also when there is no memory: the page is reported now, and its group stays marked. */
+		if (look->tracked & BIT_ULL(i))
+			ooh_group_set_dirty(group, BIT_ULL(i));
+		if (!look->pfn[i]) {
+			stats->gone += !!(look->tracked & BIT_ULL(i));
+			continue;
+		}
+		stats->fresh++;
+		if (!err)
+			err = ooh_frame_add(look->pfn[i], page);
+		if (page->pfn)
+			stats->armed++;
+	}
+	/* Of what is not mapped any more there is nothing to say. */
+	ooh_group_clear(group, ~look->tracked, 0);
+	return err;
+}
+
+/* True: there was nothing in it, and it is gone. space->lock is held. */
+bool ooh_group_put(struct ooh_group *group)
+{
+	lockdep_assert_held(&ooh_frame_lock);
+	if (group->used || group->dirty)
+		return false;
+	xa_erase(&group->space->groups, group->index);
+	kmem_cache_free(groups, group);
+	return true;
+}
+
+void ooh_groups_free(struct ooh_space *space)
+{
+	struct ooh_group *group;
+	unsigned long index;
+	unsigned int i;
+
+	xa_for_each(&space->groups, index, group) {
+		mutex_lock(&ooh_frame_lock);
+		for (i = 0; i < OOH_GROUP_PAGES; i++)
+			if (group->page[i].pfn)
+				ooh_frame_del(&group->page[i]);
+		ooh_group_clear(group, ~0ULL, ~0ULL);
+		ooh_group_put(group);
+		mutex_unlock(&ooh_frame_lock);
+		cond_resched();
+	}
+	xa_destroy(&space->groups);
+}
+
+int ooh_groups_init(void)
+{
+	groups = KMEM_CACHE(ooh_group, 0);
+	return groups ? 0 : -ENOMEM;
+}
+
+void ooh_groups_exit(void)
+{
+	kmem_cache_destroy(groups);
+}

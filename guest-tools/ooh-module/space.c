@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Address spaces that are tracked: marks of what to look at, and the fetch. */
+#include <linux/hashtable.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/poll.h>
+
+#include "ooh.h"
+
+/* Readers: RCU, which a probe's disabled preemption is. Writers: spaces_lock. */
+static DEFINE_HASHTABLE(spaces, 6);
+static unsigned int nr_spaces;
+static DEFINE_MUTEX(spaces_lock);	/* also: switching probes and host on and off */
+
+/* More marks at once than this are one mark of everything. */
+#define MANY_MARKS	4096
+
+/*
+ * Look at a group again. Called from anywhere, also with page tables locked.
+ *
+ * A mark that is there already may be the one that a fetch is about to take
+ * away, but then that fetch looks at the page table after us: it takes the mark
+ * before it takes the page table's lock, which we hold, or have held when the
+ * change was made.
+ */
+static int mark(struct ooh_space *space, unsigned long index, gfp_t gfp)
+{
+	int err;
+
+	if (xa_load(&space->marks, index))
+		return 0;
+	err = xa_err(xa_store(&space->marks, index, xa_mk_value(1), gfp | __GFP_NOWARN));
+	if (err)
+		WRITE_ONCE(space->all_marked, true);
+	return err;
+}
+
+static void wake(struct ooh_space *space)
+{
+	/* A waiter that comes now looks for marks after it is in the queue. */
+	if (wq_has_sleeper(space->wait))
+		wake_up_interruptible_poll(space->wait, EPOLLIN);
+}
+
+static void mark_range(struct ooh_space *space, unsigned long start, unsigned long end)
+{
+	unsigned long index = start >> OOH_GROUP_SHIFT, last = (end - 1) >> OOH_GROUP_SHIFT;
+
+	if (start >= end)
+		return;
+	if (last - index >= MANY_MARKS)
+		WRITE_ONCE(space->all_marked, true);
+	else
+		for (; index <= last; index++)
+			mark(space, index, GFP_ATOMIC);
+	wake(space);
+}
+
+/* A frame came to [start, end) of an address space. */
+void ooh_spaces_mark(struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	struct ooh_space *space;
+
+	rcu_read_lock();
+	hash_for_each_possible_rcu(spaces, space, by_mm, (unsigned long)mm)
+		if (space->mm == mm)
+			mark_range(space, start, end);
+	rcu_read_unlock();
+}
+
+/* The host has news. Called from an interrupt. */
+void ooh_spaces_wake(void)
+{
+	struct ooh_space *space;
+	unsigned int bucket;
+
+	rcu_read_lock();
+	hash_for_each_rcu(spaces, bucket, space, by_mm)
+		wake(space);
+	rcu_read_unlock();
+}
+
+/*
+ * Pages went, or were replaced. After the change, not before it: a fetch in
+ * between would take the mark away and still see the old page. Only groups that
+ * exist are marked, in others nothing was known. This one may not sleep.
+ */
+static void gone(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
+{
+	struct ooh_space *space = container_of(notifier, struct ooh_space, notifier);
+	unsigned long index;
+	void *group;
+
+	if (range->start >= range->end)
+		return;
+	/* The group is not looked into: it may be freed meanwhile. */
+	xa_for_each_range(&space->groups, index, group, range->start >> OOH_GROUP_SHIFT,
+			  (range->end - 1) >> OOH_GROUP_SHIFT)
+		mark(space, index, GFP_ATOMIC);
+	wake(space);
+}
+
+/* The last thread has gone, or called exec; or we let go of it ourselves. */
+static void ended(struct mmu_notifier *notifier, struct mm_struct *mm)
+{
+	struct ooh_space *space = container_of(notifier, struct ooh_space, notifier);
+
+	WRITE_ONCE(space->ended, true);
+	wake_up_interruptible_poll(space->wait, EPOLLIN | EPOLLHUP);
+}
+
+static const struct mmu_notifier_ops notifier_ops = {
+	.invalidate_range_end = gone,
+	.release = ended,
+};
+
+/* Mark what is present in a mapping. */
+static int mark_vma(struct ooh_space *space, struct vm_area_struct *vma)
+{
+	unsigned long addr = vma->vm_start;
+	int err = 0;
+
+	while (!err && (addr = ooh_next_present(space->mm, addr, vma->vm_end)) < vma->vm_end) {
+		err = mark(space, addr >> OOH_GROUP_SHIFT, GFP_KERNEL_ACCOUNT);
+		addr = ALIGN(addr + 1, OOH_GROUP_SIZE);
+		cond_resched();
+	}
+	return err;
+}
+
+/*
+ * Mark what no probe tells of, or everything if need be. mmap_lock is held.
+ *
+ * Whether a move goes on is asked before marks are taken away: one that is over
+ * by now has left its mark, one that begins later is none of this fetch.
+ */
+static int mark_unseen(struct ooh_space *space)
+{
+	bool all = ooh_probes_moving();
+	struct vm_area_struct *vma;
+	unsigned long index;
+	void *group;
+	int err = 0;
+	VMA_ITERATOR(vmi, space->mm, 0);
+
+	if (xchg(&space->all_marked, false))
+		all = true;
+	if (all)
+		xa_for_each(&space->groups, index, group)
+			err = err ?: mark(space, index, GFP_KERNEL_ACCOUNT);
+	for_each_vma(vmi, vma)
+		if (!err && ooh_vma_tracked(space, vma) && (all || ooh_vma_unseen(vma)))
+			err = mark_vma(space, vma);
+	return err;
+}
+
+/* Look at one group. mmap_lock is held: the mark is taken away and the look done under it. */
+static int look(struct ooh_space *space, unsigned long index)
+{
+	struct ooh_group *group;
+	struct ooh_look look;
+	int i, err;
+
+	xa_erase(&space->marks, index);
+	ooh_look(space, index, &look);
+	space->stats.walked++;
+	group = xa_load(&space->groups, index);
+	if (!group) {
+		for (i = 0; i < OOH_GROUP_PAGES && !look.pfn[i]; i++)
+			;
+		if (i == OOH_GROUP_PAGES)
+			return 0;
+		group = ooh_group_get(space, index);
+		if (!group)
+			return -ENOMEM;
+	}
+	mutex_lock(&ooh_frame_lock);
+	err = ooh_group_update(group, &look);
+	ooh_group_put(group);
+	mutex_unlock(&ooh_frame_lock);
+	return err;
+}
+
+/* Look at the groups from first to last that are marked. */
+static int look_marked(struct ooh_space *space, unsigned long first, unsigned long last)
+{
+	unsigned long index = first;
+	void *entry;
+	int err = 0;
+
+	if (mmap_read_lock_killable(space->mm))
+		return -EINTR;
+	err = mark_unseen(space);
+	for (entry = xa_find(&space->marks, &index, last, XA_PRESENT); entry && !err;
+	     entry = xa_find_after(&space->marks, &index, last, XA_PRESENT)) {
+		err = look(space, index);
+		if (err) {
+			mark(space, index, GFP_KERNEL_ACCOUNT);
+			break;
+		}
+		if (need_resched() || mmap_lock_is_contended(space->mm)) {
+			mmap_read_unlock(space->mm);
+			cond_resched();
+			if (mmap_read_lock_killable(space->mm))
+				return -EINTR;
+		}
+	}
+	mmap_read_unlock(space->mm);
+	return err;
+}
+
+/* Learn what was written, and have all of it watched again. */
+static int learn(struct ooh_space *space, unsigned long first, unsigned long last)
+{
+	u64 lost;
+	int err;
+
+	if (mmget_not_zero(space->mm)) {
+		err = look_marked(space, first, last);
+		mmput(space->mm);
+		if (err)
+			return err;
+	}
+	do {
+		/* Arm first: what the host forgets in between, it says in the fetch. */
+		lost = ooh_host_lost();
+		err = ooh_host_arm(space, first, last);
+		if (!err)
+			err = ooh_host_fetch();
+		if (err)
+			return err;
+	} while (lost != ooh_host_lost());
+	return 0;
+}
+
+/* The bits of a group's pages that lie in [start, end). */
+static u64 bits_in(unsigned long index, unsigned long start, unsigned long end)
+{
+	unsigned long base = index << OOH_GROUP_SHIFT;
+	unsigned long from = max(start, base) - base, to = min(end, base + OOH_GROUP_SIZE) - base;
+
+	return GENMASK_ULL((to >> PAGE_SHIFT) - 1, from >> PAGE_SHIFT);
+}
+
+/*
+ * Into the ring, as far as it has room. What was given is not dirty any more, if
+ * the host watches it: a page that it does not watch stays dirty.
+ */
+static void give(struct ooh_space *space, unsigned long start, unsigned long end,
+		 struct ooh_fetch_args *args)
+{
+	unsigned long index = start >> OOH_GROUP_SHIFT, last = (end - 1) >> OOH_GROUP_SHIFT;
+	struct ooh_group *group;
+
+	for (group = xa_find(&space->groups, &index, last, OOH_DIRTY); group;
+	     group = xa_find_after(&space->groups, &index, last, OOH_DIRTY)) {
+		u64 bits, done;
+
+		mutex_lock(&ooh_frame_lock);
+		bits = group->dirty & bits_in(index, start, end);
+		done = bits;
+		if (!(args->flags & OOH_FETCH_DISCARD)) {
+			done = ooh_ring_add(space->ring, index << OOH_GROUP_SHIFT, bits);
+			args->pages += hweight64(done);
+		}
+		space->stats.unarmed += hweight64(done & group->unarmed);
+		ooh_group_clear(group, done & ~group->unarmed, 0);
+		ooh_group_put(group);
+		mutex_unlock(&ooh_frame_lock);
+		if (done != bits) {
+			args->status |= OOH_FETCHED_MORE;
+			space->rest = (index << OOH_GROUP_SHIFT) + (__ffs64(bits & ~done) << PAGE_SHIFT);
+			space->stats.more++;
+			return;
+		}
+		cond_resched();
+	}
+	space->rest = end;
+}
+
+static int fetch(struct ooh_space *space, struct ooh_fetch_args *args)
+{
+	unsigned long start = args->start, end = args->end;
+	bool last = READ_ONCE(space->ended);
+	int err;
+
+	if (!start && !end)
+		end = TASK_SIZE_MAX;
+	if (start >= end || end > TASK_SIZE_MAX || !PAGE_ALIGNED(start | end))
+		return -EINVAL;
+	if (space->given_last)
+		return -ESRCH;
+	err = ooh_ring_begin(space->ring);
+	if (err)
+		return err;
+	if (args->flags & OOH_FETCH_REST) {
+		start = max(start, space->rest);
+	} else {
+		u64 lost = space->lost;
+
+		err = learn(space, start >> OOH_GROUP_SHIFT, (end - 1) >> OOH_GROUP_SHIFT);
+		if (err)
+			return err;
+		space->lost = ooh_host_lost();
+		space->stats.epochs++;
+		if (space->lost != lost) {
+			space->stats.lost++;
+			args->status |= OOH_FETCHED_LOST;
+		}
+	}
+	if (start < end)
+		give(space, start, end, args);
+	args->epoch = space->stats.epochs;
+	args->records = ooh_ring_end(space->ring, args->epoch);
+	space->stats.pages += args->pages;
+	space->stats.records += args->records;
+	if (last) {
+		args->status |= OOH_FETCHED_LAST;
+		space->given_last = !(args->status & OOH_FETCHED_MORE);
+	}
+	return 0;
+}
+
+int ooh_space_fetch(struct ooh_space *space, struct ooh_fetch_args *args)
+{
+	int err;
+
+	if (mutex_lock_killable(&space->lock))
+		return -EINTR;
+	err = fetch(space, args);
+	mutex_unlock(&space->lock);
+	return err;
+}
+
+void ooh_space_stats(struct ooh_space *space, struct ooh_stats_args *stats)
+{
+	mutex_lock(&space->lock);
+	*stats = space->stats;
+	mutex_unlock(&space->lock);
+}
+
+__poll_t ooh_space_poll(struct ooh_space *space)
+{
+	__poll_t events = 0;
+
+	if (READ_ONCE(space->ended))
+		events |= EPOLLIN | EPOLLHUP;
+	if (ooh_host_news() || READ_ONCE(space->all_marked) || !xa_empty(&space->marks) ||
+	    xa_marked(&space->groups, OOH_DIRTY))
+		events |= EPOLLIN | EPOLLRDNORM;
+	return events;
+}
+
+/* Probes and the host's ring are there while somebody tracks. spaces_lock is held. */
+static int switch_on(void)
+{
+	int err;
+
+	if (nr_spaces++)
+		return 0;
+	err = ooh_host_on();
+	if (err)
+		goto err_count;
+	err = ooh_probes_on();
+	if (err)
+		goto err_host;
+	return 0;
+
+err_host:
+	ooh_host_off();
+err_count:
+	nr_spaces--;
+	return err;
+}
+
+static void switch_off(void)
+{
+	if (--nr_spaces)
+		return;
+	ooh_probes_off();
+	ooh_host_off();
+}
+
+/* No look, mark or notifier comes any more when this returns. */
+static void detach(struct ooh_space *space)
+{
+	mmu_notifier_unregister(&space->notifier, space->mm);
+	mutex_lock(&spaces_lock);
+	hash_del_rcu(&space->by_mm);
+	mutex_unlock(&spaces_lock);
+	synchronize_rcu();
+}
+
+static void destroy(struct ooh_space *space)
+{
+	ooh_groups_free(space);
+	xa_destroy(&space->marks);
+	mutex_lock(&spaces_lock);
+	switch_off();
+	mutex_unlock(&spaces_lock);
+	mmdrop(space->mm);
+	mutex_destroy(&space->lock);
+	kfree(space);
+}
+
+void ooh_space_free(struct ooh_space *space)
+{
+	detach(space);
+	destroy(space);
+}
+
+/* The caller holds mm's users. The ring and the queue stay the caller's. */
+struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ring,
+				wait_queue_head_t *wait, const struct vm_operations_struct *own_ops)
+{
+	struct ooh_fetch_args args = { .flags = OOH_FETCH_DISCARD };
+	struct ooh_space *space;
+	int err;
+
+	space = kzalloc(sizeof(*space), GFP_KERNEL_ACCOUNT);
+	if (!space)
+		return ERR_PTR(-ENOMEM);
+	mutex_init(&space->lock);
+	xa_init(&space->groups);
+	xa_init(&space->marks);
+	mmgrab(mm);
+	space->mm = mm;
+	space->ring = ring;
+	space->wait = wait;
+	space->own_ops = own_ops;
+	space->notifier.ops = &notifier_ops;
+
+	mutex_lock(&spaces_lock);
+	err = switch_on();
+	if (!err)
+		hash_add_rcu(spaces, &space->by_mm, (unsigned long)mm);
+	mutex_unlock(&spaces_lock);
+	if (err)
+		goto err_space;
+	/*
+	 * From here on probes leave marks. A frame that came before is in the page
+	 * tables, whose locks order the probes and this look as any other.
+	 */
+	err = mmu_notifier_register(&space->notifier, mm);
+	if (err)
+		goto err_table;
+	space->all_marked = true;
+	space->lost = ooh_host_lost();
+	err = ooh_space_fetch(space, &args);
+	if (err)
+		goto err_detach;
+	memset(&space->stats, 0, offsetof(struct ooh_stats_args, armed));
+	return space;
+
+err_detach:
+	detach(space);
+	destroy(space);
+	return ERR_PTR(err);
+err_table:
+	mutex_lock(&spaces_lock);
+	hash_del_rcu(&space->by_mm);
+	mutex_unlock(&spaces_lock);
+	synchronize_rcu();
+	destroy(space);
+	return ERR_PTR(err);
+err_space:
+	mmdrop(mm);
+	kfree(space);
+	return ERR_PTR(err);
+}
