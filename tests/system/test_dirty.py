@@ -49,16 +49,16 @@ def dirty_rate(m):
     settle(m)
     bring(m, "L1a", "rw")
     bring(m, "L1b", "rw")
-    peer = handover.start_peer(m, m["guest"], "L1b")
+    peer = handover.start_qemu(m, "L1b")
     writer = Writer(m)
     equal(dirty_pages(m, peer), 0, "dirty pages that KVM in L1b knows of")
 
     peer.qmp("object-add", {"qom-type": "span-peer", "id": "peer0", "memdev": "mem0"})
     about(dirty_pages(m, peer), "with the guest on L0")
     equal(info(m)["watches"], 1, "watches while dirty pages are logged")
-    m.hand_over("guest", "L1a")
+    handover.hand_over(m, "L1a")
     about(dirty_pages(m, peer), "with the guest on L1a")
-    m.hand_over("guest", "L0")
+    handover.hand_over(m, "L0")
     writer.stop()
 
     m.qmp("guest", "stop")
@@ -73,7 +73,7 @@ def log_is_lost(m):
     """Without the right there is no span-peer; when the attachment ends, all memory counts as dirty."""
     settle(m)
     bring(m, "L1b", "rw", rights=[])
-    peer = handover.start_peer(m, m["guest"], "L1b")
+    peer = handover.start_qemu(m, "L1b")
     add = {"qom-type": "span-peer", "id": "peer0", "memdev": "mem0"}
     try:
         peer.qmp("object-add", add)
@@ -81,12 +81,12 @@ def log_is_lost(m):
         check("watch" in str(e) or "log" in str(e), f"unclear error: {e}")
     else:
         raise AssertionError("span-peer without the right to log")
-    handover.stop_peer(m, m["guest"], "L1b")
+    handover.stop_peer(m, "L1b")
     detach(m, "L1b")
     wait_driver(m, "L1b", "detached")
 
     bring(m, "L1b", "rw")
-    peer = handover.start_peer(m, m["guest"], "L1b")
+    peer = handover.start_qemu(m, "L1b")
     peer.qmp("object-add", add)
     dirty_pages(m, peer)
     detach(m, "L1b")

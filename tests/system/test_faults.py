@@ -5,7 +5,7 @@ import contextlib
 import os
 import subprocess
 
-from kvmspan import paths
+from kvmspan import handover, paths
 from kvmspan.cases import case, check, equal
 from kvmspan.span import (Chain, Memory, attached, base_memory, bring, detach, info, pattern, settle,
                           wait_driver)
@@ -90,9 +90,9 @@ def fault_rows(m):
     check(delta(before, counters(m), "ept-l1") >= holes.made // 16, "EPT_L1 faults are counted")
     # It keeps its pages, so that the next one gets others.
     keeps = check_rows(m, base, views, holes, "L0")
-    m.hand_over("guest", "L1a")
+    handover.hand_over(m, "L1a")
     check_rows(m, base, views, holes, "L1a")
-    m.hand_over("guest", "L0")
+    handover.hand_over(m, "L0")
     equal(counters(m)["remaps"], 0, "remaps by an honest L1")
     keeps.close()
 

@@ -2,7 +2,7 @@
 """An L1 that runs vCPUs of the guest is lost."""
 from kvmspan import transfer as tr
 from kvmspan.cases import case, check, equal
-from kvmspan.journey import EASY
+from kvmspan.journey import EASY, Journey
 from kvmspan.stopat import StopAt
 from kvmspan.torture import Torture
 
@@ -144,3 +144,23 @@ def loss_in_transfer(m):
     tr.transfer(m, "L0")
     equal(t.stop()["sum"], 0, "errors")
     clean_up(m)
+
+
+@case("vcpu/loss-of-new-owner", timeout=900, tags=("long",), **TOPOLOGY)
+def loss_of_new_owner(m):
+    """The new owner is lost before it acknowledges: the state that was frozen goes on at its source, an L1."""
+    for symbol, action in (("span_node_load_start", "kill"), ("span_node_load_end", "stop")):
+        tr.settle(m, peers=("L1a", "L1b"))
+        j = Journey(m)
+        j.go("L1a")
+        spot = StopAt(m["L1b"], m["guest"].peers["L1b"].pid, symbol, action)
+        after = len(m.events("guest"))
+        data = tr.wait(m, tr.start(m, "L1b", timeout_ms=300), after)
+        check(spot.hit, f"the controller in L1b did not get to {symbol}")
+        equal(data["status"], "failed", f"status ({action} at {symbol}): {data}")
+        equal(tr.owners(m), ["L1a"] * 2, f"owners ({action} at {symbol})")
+        j.check(f"after {action} of the new owner at {symbol}")
+        j.go("L0")
+        j.end()
+        m["guest"].peers["L1b"].disconnect()
+        tr.stop_peer(m, "L1b")

@@ -110,7 +110,7 @@ class Stress:
 
     def detach(self):
         name = self.rng.choice(self.others())
-        handover.stop_peer(self.m, self.m["guest"], name)
+        handover.stop_peer(self.m, name)
         self.views.pop(name).close()
         if self.rng.random() < 0.5:
             for w in [w for w in self.watches if w[0] == name]:
@@ -158,7 +158,7 @@ class Stress:
 
     def move(self, to=None):
         to = to or self.rng.choice([x for x in ("L0", *sorted(self.attached)) if x != self.seat])
-        self.m.hand_over("guest", to)
+        handover.hand_over(self.m, to)
         self.seat = to
         self.chain.check(f"on {to}")
         return to

@@ -62,13 +62,34 @@ def four(m):
     travel(m, ["L1a", "L0"], cpus=4)
 
 
-@case("vcpu/transfer-debian", timeout=900, tags=("long",), topology="transfer-debian")
+class Load:
+    """stress-ng in the guest, which verifies what it does."""
+
+    WHAT = "--cpu 1 --vm 1 --vm-bytes 4m --futex 1 --switch 1 --fork 1"
+
+    def __init__(self, m):
+        self.guest = m["guest"]
+        self.p = self.guest.spawn(f"echo $$; exec stress-ng {self.WHAT} --verify --metrics-brief --timeout 1h")
+        m.pump(lambda: b"dispatching hogs" in self.p.err + self.p.out or self.p.over, 200, "the start of stress-ng")
+        check(not self.p.over, f"stress-ng ended: {self.p.text()}")
+
+    def end(self):
+        self.guest.run(f"kill -INT {self.p.out.decode().split()[0]}")
+        rc, out = self.p.wait(300)
+        check(rc == 0 and "fail" not in out, f"stress-ng ended with {rc}: {out}")
+        return out
+
+
+@case("vcpu/transfer-debian", timeout=1500, tags=("long",), topology="transfer-debian")
 def debian(m):
-    """Debian's kernel in the guest, unmodified."""
-    spec = {"kernel": "cloud", "memory": 192}
+    """A guest that is Debian, kernel, shell and tools, under Debian's stress-ng: over two L1s and back."""
+    spec = {"kernel": "cloud", "memory": 256}
     tr.settle(m, peers=("L1a", "L1b"), **spec)
     check("Debian" in m["guest"].sh("uname -v"), "not Debian's kernel")
+    check("GNU coreutils" in m["guest"].sh("bash -c 'ls --version'"), "not Debian's tools")
+    load = Load(m)
     travel(m, ["L1a", "L1b", "L0"], **spec)
+    m.log_line("stress-ng", load.end())
 
 
 @case("vcpu/transfer-kvmclock", timeout=500, tags=("long",), **TOPOLOGY)
@@ -102,6 +123,7 @@ def peer_writes_nothing(m):
     try:
         pages = base.keep()
         check(pages >= 4000, f"the guest has {pages} pages only")
+        before = tr.state(m)["present-pages"]
         tr.start_peer(m, "L1a")
         tr.wait_peer(m, "L1a")
         m.sleep(0.1)
@@ -109,6 +131,7 @@ def peer_writes_nothing(m):
         tr.stop_peer(m, "L1a")
         m.sleep(0.05)
         equal(base.changed(), [], "pages changed by a controller that has ended")
+        check(tr.state(m)["present-pages"] - before <= 16, "host pages that came into being by it")
         # The comparison does see a change.
         at = base.size - 8192
         equal(base.write(at, pattern()), "ok", "L0's write")

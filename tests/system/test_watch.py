@@ -5,7 +5,7 @@ import itertools
 import os
 import subprocess
 
-from kvmspan import handover, paths, wire
+from kvmspan import handover, paths
 from kvmspan.cases import case, check, equal
 from kvmspan.machine import QMPError
 from kvmspan.span import (Chain, GuestPage, Memory, Worker, attach, base_memory, bring, detach, info, settle, take,
@@ -28,7 +28,7 @@ class Scene:
         bring(m, "L1a", "rw")
         bring(m, "L1b", "rw")
         if seat != "L0":
-            m.hand_over("guest", seat)
+            handover.hand_over(m, seat)
         self.seat, self.source = seat, SOURCE[seat]
 
     def content(self):
@@ -437,20 +437,17 @@ def oracle(m, seat):
     places = tool.places()
     logs = {"L1a": Dirty(m["L1a"], 0.04), "L1b": Dirty(m["L1b"], 0.1)}
     said = {name: d.take(1) for name, d in logs.items()}
-    vm = m["guest"]
-    vm.seat.qmp("stop")
-    s.base.keep()
-    vm.seat.qmp("cont")
+    with handover.frozen(m):
+        s.base.keep()
     chosen = set()
     for seed in range(6):
         chosen |= {places[i] for i in tool.scatter(seed, 150)}
         m.sleep(0.03)
-    vm.request(wire.PING)
-    vm.seat.qmp("stop")
-    changed = set(s.base.changed())
-    for name, d in logs.items():
-        said[name] |= d.take(3)
-    vm.seat.qmp("cont")
+    handover.quiet(m)
+    with handover.frozen(m):
+        changed = set(s.base.changed())
+        for name, d in logs.items():
+            said[name] |= d.take(3)
     check(len(chosen) >= 300 and chosen <= changed, f"{len(chosen - changed)} of {len(chosen)} writes did not arrive")
     for name, pages in said.items():
         missed = sorted(changed - pages)
@@ -482,23 +479,20 @@ def log_over_hand_over(m):
     chain = Chain(m)
     log = Dirty(m["L1b"], 0.1)
     said = log.take(1)
-    vm = m["guest"]
-    vm.seat.qmp("stop")
-    s.base.keep()
-    vm.seat.qmp("cont")
+    with handover.frozen(m):
+        s.base.keep()
     for to in ("L1a", "L0"):
         s.stored(f"before the way to {to}")
-        m.hand_over("guest", to)
+        handover.hand_over(m, to)
         chain.check(f"on {to}")
         s.stored(f"on {to}")
-    vm.request(wire.PING)
-    vm.seat.qmp("stop")
-    changed = set(s.base.changed())
-    said |= log.take(2)
-    vm.seat.qmp("cont")
+    handover.quiet(m)
+    with handover.frozen(m):
+        changed = set(s.base.changed())
+        said |= log.take(2)
     missed = sorted(changed - said)
     check(not missed, f"the log misses {len(missed)} of {len(changed)} pages: {missed[:10]}")
     log.end()
     chain.stop()
-    handover.stop_peer(m, vm, "L1a")
+    handover.stop_peer(m, "L1a")
     s.nothing_left()

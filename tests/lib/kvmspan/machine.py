@@ -456,13 +456,21 @@ class Machine:
                 if os.path.isfile(source) and os.access(source, os.X_OK):
                     c.file("usr/local/bin/" + f, source, 0o755)
 
+    def _ooh(self, c, kernel):
+        """What a VM needs to track its own processes."""
+        ko = paths.build("ooh-module", kernel + ".out", "ooh.ko")
+        if not os.path.exists(ko):
+            raise MachineError(f"no {ko}: run 'make ooh-module'")
+        c.file("lib/modules/ooh.ko", ko)
+        self._programs(c)
+
     def _initrd_name(self, spec):
         if self._vms_on(spec.name):
             return f"{spec.name}.cpio"
         kernel = self._kernel_of(spec)
         if spec.role == "l1":
             return f"l1-{kernel}-{self._modules_of(spec)}.cpio"
-        return f"vm-{kernel}-{spec.userland or 'busybox'}.cpio"
+        return f"{'ooh' if spec.ooh else 'vm'}-{kernel}-{spec.userland or 'busybox'}.cpio"
 
     def _modules_of(self, spec):
         """Which KVM an L1 has; on a machine with stock modules it is stock, too."""
@@ -498,6 +506,8 @@ class Machine:
             if os.path.exists(port):
                 c.file("lib/modules/span_port.ko", port)
             self._programs(c)
+        if spec.ooh:
+            self._ooh(c, kernel)
         if spec.userland == "debian":
             c.tree("", os.path.join(paths.IMAGES, "userland"))
         self._vm_images(c, spec.name)
@@ -545,7 +555,7 @@ class Machine:
         for spec in self.topology.vms:
             self.levels[spec.name] = VM(self, spec)
         self.bochs = Bochs(self.directory, self.path("boot.iso"), self.topology.l0.memory,
-                           self.topology.l0.cpus)
+                           self.topology.l0.cpus, self.topology.l0.flags)
         l0.endpoint = wire.Endpoint(self.bochs.send)
         self._ping = l0.endpoint.new_id(lambda *a: None)
         self.log("L0 boots")
@@ -599,7 +609,7 @@ class Machine:
                  "-cpu", cpu or self.cpu_of(spec)]
         if spec.role == "guest":
             # For vCPUs that move: S3 would put one node to sleep, and the RTC goes by the devices' clock.
-            words += [*handover.OPTIONS, "-rtc", "clock=vm", "-global", "ICH9-LPC.disable_s3=1"]
+            words += ["-rtc", "clock=vm", "-global", "ICH9-LPC.disable_s3=1"]
         if spec.irqchip == "split":
             words += ["-global", "kvm-apic.vapic=off"]
         if peer_on:
@@ -631,7 +641,8 @@ class Machine:
             return ",".join([SPLIT_CPU if spec.kvmclock == "off" else GUEST_CPU] + ([spec.flags] if spec.flags else []))
         # A guest that wants an invariant TSC gets it on an L1 that has one.
         wanted = any(s.kvmclock == "off" for s in self.topology.vms)
-        return "host,host-phys-bits=on" + (",migratable=off" if wanted else "")
+        return "host,host-phys-bits=on" + (",migratable=off" if wanted else "") + \
+            (",kvm-ooh=on" if spec.ooh and self.modules == "span" else "")
 
     def launch(self, level, stem, words):
         """Start a QEMU on a level; its pid, once its sockets are there."""
@@ -658,10 +669,6 @@ class Machine:
             self.wait_vm(name)
         return vm
 
-    def hand_over(self, name, to):
-        """The VM goes on under another hypervisor: "L0", or an L1 that its memory is attached to."""
-        handover.hand_over(self, self[name], to)
-
     def wait_vm(self, name, timeout=200):
         """Wait for the agent inside, then load the modules of an L1."""
         vm = self[name]
@@ -674,6 +681,9 @@ class Machine:
                    "insmod kvm-intel.ko && { [ ! -f span_port.ko ] || insmod span_port.ko; } && "
                    # Off by default on a machine as small as that.
                    "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled", timeout=100)
+        if vm.spec.ooh:
+            vm.run("insmod /lib/modules/ooh.ko && echo madvise >/sys/kernel/mm/transparent_hugepage/enabled",
+                   timeout=60)
         self.log(f"{name} is up")
         return vm
 

@@ -6,9 +6,9 @@ import os
 
 from . import handover
 from .cases import check, equal
+from .handover import GUEST
 from .machine import RUN, MachineError, QMPError
 
-GUEST = "span0"
 _serial = itertools.count(1)
 
 
@@ -152,18 +152,9 @@ def take(m, name):
     return result
 
 
-def go_home(m):
-    """The guest runs on L0, and there is no other QEMU of it."""
-    vm = m["guest"]
-    if not vm.lost and vm.seat is not vm.base:
-        m.hand_over("guest", "L0")
-    for on in list(vm.peers):
-        handover.stop_peer(m, vm, on)
-
-
 def settle(m):
     """Everybody is there, nobody attached, the guest on L0: where each test begins."""
-    go_home(m)
+    handover.go_home(m)
     for name in ("guest", "L1a", "L1b"):
         if m[name].lost:
             m.restart_vm(name)

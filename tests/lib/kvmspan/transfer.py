@@ -1,119 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""vCPUs of the guest go from one hypervisor to another, by span-transfer.
-
-The host's way to the agent in the guest is one byte stream, which goes to the QEMU that has
-the seat (vCPU 0 and the devices). Every controller keeps its connection, so
-that the guest sees nothing when the seat moves. What is under way in a socket of the old one
-would come late: so nothing is, when the seat moves.
-"""
-import itertools
-
-from . import handover, wire
-from .bochs import MachineError
+"""What tests of vCPUs that move have in common: where they begin, what is refused, TSC offsets."""
 from .cases import check
-from .controller import RUN, QMPError
-from .span import GUEST, bring, take
-
-BASE = "base"
-_drivers = itertools.count(1)
-
-
-class TransferError(MachineError):
-    """A transfer did not come to a good end; .event is what was told."""
-
-    def __init__(self, text, event):
-        super().__init__(text)
-        self.event = event
-
-
-def where(to):
-    """The name that QMP has for a level."""
-    return BASE if to in ("L0", BASE) else to
-
-
-def start_peer(m, on, extra=(), name="guest", cpu=None):
-    """A controller of the guest in an attached L1: same machine, nothing running, ready to own vCPUs."""
-    return handover.start_peer(m, m[name], on, cpu=cpu, extra=[
-        "-incoming", "defer", "-object", "span-peer,id=peer0,memdev=mem0,vcpus=on", *extra])
-
-
-def stop_peer(m, on, name="guest"):
-    handover.stop_peer(m, m[name], on)
-
-
-def state(m):
-    return m.qmp("guest", "query-span")[0]
-
-
-def owners(m):
-    """Who has each vCPU, by index: "base", the name of an L1, or None when nobody has it."""
-    known = state(m).get("vcpus")
-    if known is None:
-        return [BASE] * m["guest"].spec.cpus
-    return [v.get("owner") for v in sorted(known, key=lambda v: v["vcpu"])]
+from .controller import QMPError
+from .handover import (BASE, ENDS, GUEST, TransferError, follow, owners, quiet, seat, start, start_peer,  # noqa: F401
+                       state, stop_peer, transfer, wait, wait_peer, where)
+from .span import bring, take
 
 
 def cancel(m, number):
     m.qmp("guest", "span-cancel", {"guest": GUEST, "id": number})
-
-
-def seat(m, owner):
-    """The agent's way in the guest goes to this owner of vCPU 0."""
-    vm = m["guest"]
-    vm.seat = vm.base if owner in (BASE, None) else vm.peers[owner]
-    # The loss of an owner that is none any more is not the guest's.
-    if not vm.seat.ended and not vm.base.ended:
-        vm.lost = None
-
-
-def follow(m):
-    """The agent's way in the guest goes to who has vCPU 0, as QMP says."""
-    owner = owners(m)[0]
-    seat(m, owner)
-    return owner
-
-
-def quiet(m):
-    """No byte is under way to or from the agent in the guest."""
-    vm = m["guest"]
-    vm.request(wire.PING)
-
-
-def start(m, to, vcpus=None, **options):
-    """Begin; the id of the transfer."""
-    arguments = {"guest": GUEST, "to": where(to), **{k.replace("_", "-"): v for k, v in options.items()}}
-    if vcpus is not None:
-        arguments["vcpus"] = list(vcpus)
-    return m.qmp("guest", "span-transfer", arguments)["id"]
-
-
-ENDS = ("completed", "failed", "cancelled")
-
-
-def wait(m, number, after=0, timeout=120, status=ENDS):
-    """Data of the event that tells the transfer's end, or one of the statuses asked for."""
-    vm = m["guest"]
-
-    def found():
-        return next((e["data"] for e in vm.events[after:] if e["event"] == "SPAN_TRANSFER" and
-                     e["data"]["id"] == number and e["data"]["status"] in status), None)
-    m.pump(lambda: found() or vm.base.ended, timeout, f"the end of transfer {number} ({', '.join(status)})")
-    data = found()
-    if not data:
-        raise MachineError("the guest's QEMU on L0 ended during a transfer")
-    return data
-
-
-def transfer(m, to, vcpus=None, timeout=120, **options):
-    """vCPUs (all) to L0 or an L1; data of the event that says so. Raises TransferError."""
-    vm = m["guest"]
-    quiet(m)
-    after = len(vm.events)
-    data = wait(m, start(m, to, vcpus, **options), after, timeout)
-    follow(m)
-    if data["status"] != "completed":
-        raise TransferError(f"transfer to {to}: {data['status']}: {data.get('reason')}", data)
-    return data
 
 
 def tsc_offsets(m):
@@ -194,17 +89,6 @@ def wait_tsc(m):
             return
         m.sleep(0.2)
     raise AssertionError(f"the guest's clock is {source}")
-
-
-def wait_peer(m, on, want=("ready",), timeout=60):
-    """Until the base and the controller in that L1 have come to terms; what the base says of it."""
-    for _ in range(100):
-        member = next(x for x in state(m)["members"] if x["name"] == on)
-        controller = member.get("controller", {"state": "none"})
-        if controller["state"] in want:
-            return controller
-        m.sleep(0.02)
-    raise AssertionError(f"the controller in {on} is '{controller}', not {' or '.join(want)}")
 
 
 def settle(m, peers=("L1a",), policy=None, **spec):
