@@ -60,6 +60,12 @@ u64 ooh_host_lost(void)
 	return READ_ONCE(lost);
 }
 
+/* Devices of this VM write to its memory and the host does not see it (vhost, assigned ones). */
+bool ooh_host_blind(void)
+{
+	return READ_ONCE(ring->info) & KVM_OOH_INFO_UNSEEN_WRITERS;
+}
+
 /* Whatever was armed is not, whatever is armed may have been written. */
 static void lose(void)
 {
@@ -94,6 +100,11 @@ int ooh_host_on(void)
 		pr_err("the host does not take the ring: error %d\n", err);
 		goto err_msr;
 	}
+	err = ooh_irq_on();
+	if (err) {
+		pr_err("no interrupt from the host: error %d\n", err);
+		goto err_msr;
+	}
 	mutex_unlock(&host_lock);
 	return 0;
 
@@ -114,12 +125,12 @@ err_pages:
 void ooh_host_off(void)
 {
 	mutex_lock(&host_lock);
-	if (wrmsrl_safe(MSR_KVM_OOH_RING, 0)) {
+	ooh_irq_off();
+	if (wrmsrl_safe(MSR_KVM_OOH_RING, 0))
 		/* The host may still write there. */
 		pr_err("the host keeps the ring; it is not freed\n");
-	} else {
+	else
 		free_pages_exact(ring, RING_BYTES);
-	}
 	free_pages_exact(batch, BATCH_BYTES);
 	ring = NULL;
 	batch = NULL;
@@ -129,9 +140,9 @@ void ooh_host_off(void)
 /* False: there is no room for it. */
 static bool batch_add(unsigned long pfn)
 {
-	struct kvm_ooh_range *last = &batch[batch_used - 1];
+	struct kvm_ooh_range *last = batch_used ? &batch[batch_used - 1] : NULL;
 
-	if (batch_used && last->gfn + last->pages == pfn && last->pages < KVM_OOH_MAX_PAGES) {
+	if (last && last->gfn + last->pages == pfn && last->pages < KVM_OOH_MAX_PAGES) {
 		last->pages++;
 		return true;
 	}
@@ -162,20 +173,21 @@ static int arm_batch(void)
 		if (ret > 0 && ret <= used - done) {
 			note_armed(done, done + ret);
 			done += ret;
-		} else if (ret == -KVM_EINVAL || ret == -KVM_EFAULT) {
-			/* No RAM: it stays unarmed, and is reported in each fetch. */
-			if (!refusal_told)
-				pr_info("the host does not watch frame %llx (%llu pages); such memory counts as written\n",
-					batch[done].gfn, batch[done].pages);
-			refusal_told = true;
-			done++;
-		} else if (ret == -KVM_OOH_ENXIO) {
-			/* The ring is gone (a reset by the host): the fetch gives it again. */
+			continue;
+		}
+		/* The ring is gone (a reset by the host): the fetch gives it again. */
+		if (ret == -KVM_OOH_ENXIO)
 			return 0;
-		} else {
+		if (ret != -KVM_EINVAL && ret != -KVM_EFAULT) {
 			pr_err_ratelimited("the host arms nothing: error %ld\n", ret);
 			return error_of(ret);
 		}
+		/* No RAM: it stays unarmed, and is reported in each fetch. */
+		if (!refusal_told)
+			pr_info("the host does not watch frame %llx (%llu pages); such memory counts as written\n",
+				batch[done].gfn, batch[done].pages);
+		refusal_told = true;
+		done++;
 	}
 	return 0;
 }
@@ -253,7 +265,8 @@ static void take_entry(u64 entry)
 
 static void take_entries(void)
 {
-	u32 head = smp_load_acquire(&ring->head), tail = ring->tail;
+	u32 head = smp_load_acquire(&ring->head); /* the host's entries, before its head */
+	u32 tail = ring->tail;
 
 	while (tail != head) {
 		mutex_lock(&ooh_frame_lock);
@@ -261,7 +274,7 @@ static void take_entries(void)
 			take_entry(READ_ONCE(entries[tail++ & (ring->size - 1)]));
 		disarm_batch();
 		mutex_unlock(&ooh_frame_lock);
-		smp_store_release(&ring->tail, tail);
+		smp_store_release(&ring->tail, tail); /* read, before they are given back */
 		cond_resched();
 	}
 }
@@ -273,11 +286,13 @@ int ooh_host_fetch(void)
 	long left;
 
 	mutex_lock(&host_lock);
+	ooh_irq_fetch();
 	do {
 		left = call(KVM_OOH_FETCH, 0, 0, KVM_OOH_REARM);
 		if (left == -KVM_OOH_ENXIO) {
 			lose();
 			err = give_ring();
+			ooh_irq_forgotten();
 			break;
 		}
 		if (left < 0) {
@@ -291,12 +306,8 @@ int ooh_host_fetch(void)
 		if (fatal_signal_pending(current))
 			err = -EINTR;
 	} while (left && !err);
+	if (!err)
+		err = ooh_irq_tell();
 	mutex_unlock(&host_lock);
 	return err;
-}
-
-/* Something was written. Nobody tells us yet: whoever waits is to look. */
-bool ooh_host_news(void)
-{
-	return false;
 }

@@ -169,7 +169,15 @@ void ooh_host_off(void);
 int ooh_host_arm(struct ooh_space *space, unsigned long first, unsigned long last);
 int ooh_host_fetch(void);
 u64 ooh_host_lost(void);
-bool ooh_host_news(void);
+bool ooh_host_blind(void);
+
+/* irq.c: host_lock is held, but for ooh_irq_news() */
+int ooh_irq_on(void);
+void ooh_irq_off(void);
+int ooh_irq_tell(void);
+void ooh_irq_fetch(void);
+void ooh_irq_forgotten(void);
+bool ooh_irq_news(void);
 
 /* ring.c: the records that one open file's reader gets */
 #define OOH_MAX_ORDER		10

@@ -176,7 +176,7 @@ static void move_ends(struct fprobe *fp, unsigned long ip, unsigned long ret_ip,
 
 	/* The mark first: a fetch that finds no move any more has to find it. */
 	ooh_spaces_mark(move->mm, move->start, move->end);
-	smp_mb__before_atomic();
+	smp_mb__before_atomic(); /* pairs with ooh_probes_moving() */
 	atomic_dec(&moves);
 }
 

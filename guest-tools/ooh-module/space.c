@@ -211,6 +211,20 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 	return err;
 }
 
+/* Every page that is there counts as written. */
+static void take_all(struct ooh_space *space, unsigned long first, unsigned long last)
+{
+	struct ooh_group *group;
+	unsigned long index;
+
+	xa_for_each_range(&space->groups, index, group, first, last) {
+		mutex_lock(&ooh_frame_lock);
+		ooh_group_set_dirty(group, group->used);
+		mutex_unlock(&ooh_frame_lock);
+		cond_resched();
+	}
+}
+
 /* Learn what was written, and have all of it watched again. */
 static int learn(struct ooh_space *space, unsigned long first, unsigned long last)
 {
@@ -232,6 +246,8 @@ static int learn(struct ooh_space *space, unsigned long first, unsigned long las
 		if (err)
 			return err;
 	} while (lost != ooh_host_lost());
+	if (ooh_host_blind())
+		take_all(space, first, last);
 	return 0;
 }
 
@@ -305,7 +321,7 @@ static int fetch(struct ooh_space *space, struct ooh_fetch_args *args)
 			return err;
 		space->lost = ooh_host_lost();
 		space->stats.epochs++;
-		if (space->lost != lost) {
+		if (space->lost != lost || ooh_host_blind()) {
 			space->stats.lost++;
 			args->status |= OOH_FETCHED_LOST;
 		}
@@ -347,7 +363,7 @@ __poll_t ooh_space_poll(struct ooh_space *space)
 
 	if (READ_ONCE(space->ended))
 		events |= EPOLLIN | EPOLLHUP;
-	if (ooh_host_news() || READ_ONCE(space->all_marked) || !xa_empty(&space->marks) ||
+	if (ooh_irq_news() || READ_ONCE(space->all_marked) || !xa_empty(&space->marks) ||
 	    xa_marked(&space->groups, OOH_DIRTY))
 		events |= EPOLLIN | EPOLLRDNORM;
 	return events;
@@ -443,7 +459,7 @@ struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ri
 	 * From here on probes leave marks. A frame that came before is in the page
 	 * tables, whose locks order the probes and this look as any other.
 	 */
-	err = mmu_notifier_register(&space->notifier, mm);
+	err = ooh_host_blind() ? -EOPNOTSUPP : mmu_notifier_register(&space->notifier, mm);
 	if (err)
 		goto err_table;
 	space->all_marked = true;

@@ -44,8 +44,8 @@ static inline void ktap_note(const char *fmt, ...)
 	bool ok_ = !!(cond);						\
 	if (!ok_) {							\
 		ktap_failures++;					\
-		printf("# %s:%d: %s: ", __func__, __LINE__, #cond);	\
-		printf("" __VA_ARGS__);					\
+		printf("# %s:%d: %s:", __func__, __LINE__, #cond);	\
+		printf(" " __VA_ARGS__);				\
 		printf("\n");						\
 		fflush(stdout);						\
 	}								\

@@ -23,9 +23,10 @@ KEYS = {
     "window": str,     # size of the span-port's window; none: no port
     "access": str,     # ro, rw: what the guest's policy grants; none: no entry
     "rights": str,     # and which rights: notify, block, deny, log, with commas, or all
-    "flags": str,      # of a guest: more CPU flags, with commas
+    "flags": str,      # more CPU flags, with commas; of L0: features of the emulated CPU (epml)
     "deadline": int,   # longest one of its watches, microseconds
     "vcpus": str,      # of an L1: which vCPUs the guest's policy lets it have: all, or numbers with commas; default: none
+    "ooh": int,        # 1: the VM may track its processes (kvm-ooh) and has ooh.ko and our programs
     "on": str,         # the level whose QEMU runs it; default: L0
     "role": str,       # guest, l1, plain: default by name
 }

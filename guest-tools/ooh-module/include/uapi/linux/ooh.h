@@ -47,7 +47,8 @@ struct ooh_info {
  * EBUSY: this file tracks already. ESRCH: no such process, or one of the kernel.
  * EACCES, EPERM: the caller may not read the process's memory map (the right
  * that /proc/PID/pagemap asks for: ptrace's PTRACE_MODE_READ_FSCREDS).
- * EOPNOTSUPP: the host has nothing of what flags ask for.
+ * EOPNOTSUPP: the host has nothing of what flags ask for, or the VM has devices
+ * that write to its memory without the host seeing it (vhost, assigned ones).
  * EINVAL: unknown flags, more than one back-end, a ring_order above max_order.
  */
 struct ooh_track_args {
@@ -85,7 +86,7 @@ struct ooh_record {
 
 /* ooh_fetch_args.status */
 #define OOH_FETCHED_MORE	(1u << 0)	/* the ring is full: read it, then OOH_FETCH_REST */
-#define OOH_FETCHED_LOST	(1u << 1)	/* the host lost track: all that is present is reported */
+#define OOH_FETCHED_LOST	(1u << 1)	/* the host lost track (the VM was migrated): all that is present is reported */
 #define OOH_FETCHED_LAST	(1u << 2)	/* the address space has ended; from now on ESRCH */
 
 /*
