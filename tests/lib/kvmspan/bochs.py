@@ -20,7 +20,7 @@ vga: realtime=0
 megs: {memory}
 romimage: file={bochs}/bios.bin
 vgaromimage: file={bochs}/vgabios.bin
-cpu: model=corei7_icelake_u, count={cpus}, ips=20000000, quantum=32, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model=corei7_icelake_u, count={cpus}, ips=20000000, quantum=32, reset_on_triple_fault=0, ignore_bad_msrs=1{features}
 clock: sync=none, time0=946681200
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 boot: cdrom
@@ -43,7 +43,7 @@ class MachineError(Exception):
 
 
 class Bochs:
-    def __init__(self, directory, iso, memory, cpus):
+    def __init__(self, directory, iso, memory, cpus, features=None):
         self.directory = directory
         self.console = os.path.join(directory, "L0.console")
         self.mailbox = os.path.join(directory, "mailbox.img")
@@ -62,6 +62,7 @@ class Bochs:
             rc = os.path.join(directory, "bochsrc")
             with open(rc, "w", encoding="utf-8") as f:
                 f.write(RC.format(memory=memory, cpus=cpus, bochs=bochs, iso=iso,
+                                  features=f', add_features="{features}"' if features else "",
                                   mailbox=self.mailbox, console=self.console,
                                   port=listener.getsockname()[1], directory=directory))
             with open(os.path.join(directory, "bochs.out"), "wb") as out:
