@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ipi CPU CPUS x2apic|flat|cluster: one CPU of a guest sends interrupts to others in each way
- * that a local APIC knows, and each has to arrive where it should, and nowhere else.
+ * ipi CPU CPUS x2apic|flat|cluster [TIMES]: one CPU of a guest sends interrupts to others in
+ * each way that a local APIC knows, and each has to arrive where it should, and nowhere
+ * else. With TIMES: in one way only, to the next CPU.
  *
  * The vector is the kernel's for work of its own: any number of them is harmless, it
  * hardly comes by itself, and /proc/interrupts counts it (IWI). APIC ids are CPU numbers.
@@ -21,7 +22,7 @@
 
 #define MAX_CPUS	4	/* as many as a cluster of an xAPIC has */
 #define VECTOR		0xf6u		/* IRQ_WORK_VECTOR */
-#define TIMES		4
+#define ROUNDS		4
 #define PATIENCE_NS	2000000000ull
 #define QUIET_NS	3000000ull	/* so long nothing more may come */
 
@@ -42,6 +43,7 @@
 #define REG_ICR2	0x310
 
 static int self, cpus, msr_fd = -1;
+static int times = ROUNDS;
 static volatile uint32_t *apic;		/* NULL: x2APIC */
 static bool bad;
 
@@ -168,7 +170,7 @@ static void way(const char *name, unsigned int want, bool any, uint32_t dest, ui
 {
 	int i;
 
-	for (i = 0; i < TIMES; i++)
+	for (i = 0; i < times; i++)
 		if (!one_round(name, want, any, send, dest, low | VECTOR | ASSERT))
 			return;
 	printf("%s: good\n", name);
@@ -224,25 +226,11 @@ static void open_xapic(uint32_t dfr)
 	}
 }
 
-int main(int argc, char **argv)
+static void each_way(void)
 {
-	unsigned int all, others;
+	unsigned int all = (1u << cpus) - 1, others = all & ~(1u << self);
 	char name[40];
 	int c;
-
-	self = argc == 4 ? atoi(argv[1]) : -1;
-	cpus = argc == 4 ? atoi(argv[2]) : 0;
-	if (self < 0 || self >= cpus || cpus > MAX_CPUS) {
-		fprintf(stderr, "usage: ipi CPU CPUS x2apic|flat|cluster\n");
-		return 2;
-	}
-	if (!strcmp(argv[3], "x2apic"))
-		open_x2apic();
-	else
-		open_xapic(strcmp(argv[3], "flat") ? DFR_CLUSTER : DFR_FLAT);
-	go_to(self);
-	all = (1u << cpus) - 1;
-	others = all & ~(1u << self);
 
 	for (c = 0; c < cpus; c++) {
 		snprintf(name, sizeof(name), "physical to %d", c);
@@ -260,8 +248,30 @@ int main(int argc, char **argv)
 	way("all", all, false, 0, ALL);
 	way("all but self", others, false, 0, OTHERS);
 	way("to nobody", 0, false, cpus + 3, 0);
-	if (!apic)
-		for (c = 0; c < TIMES; c++)
-			one_round("the register for oneself", 1u << self, false, self_ipi, 0, VECTOR);
+	for (c = 0; !apic && c < times; c++)
+		one_round("the register for oneself", 1u << self, false, self_ipi, 0, VECTOR);
+}
+
+int main(int argc, char **argv)
+{
+	bool good = argc == 4 || argc == 5;
+
+	self = good ? atoi(argv[1]) : -1;
+	cpus = good ? atoi(argv[2]) : 0;
+	if (self < 0 || self >= cpus || cpus > MAX_CPUS) {
+		fprintf(stderr, "usage: ipi CPU CPUS x2apic|flat|cluster [TIMES]\n");
+		return 2;
+	}
+	if (!strcmp(argv[3], "x2apic"))
+		open_x2apic();
+	else
+		open_xapic(strcmp(argv[3], "flat") ? DFR_CLUSTER : DFR_FLAT);
+	go_to(self);
+	if (argc == 5) {
+		times = atoi(argv[4]);
+		way("to the next one", 1u << (self + 1) % cpus, false, (self + 1) % cpus, 0);
+	} else {
+		each_way();
+	}
 	return bad;
 }

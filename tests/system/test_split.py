@@ -10,7 +10,7 @@ from kvmspan.torture import KINDS, Torture, put
 
 TOPOLOGY = {"topology": "transfer"}
 # Debian's kernel lets a program use I/O ports, and tells what it does.
-DEBIAN = {"topology": "transfer-debian"}
+DEBIAN = {"topology": "transfer-cloud"}
 DEBIAN_GUEST = {"kernel": "cloud", "memory": 192}
 
 
@@ -148,6 +148,51 @@ def ipi(m):
                 rc, out = guest.run(f"{program} {cpu} 2 {mode}", timeout=300, check=False)
                 equal(rc, 0, f"{mode}, sent by vCPU {cpu}, owners {tr.owners(m)}: {out}")
                 m.log_line("ipi", f"{mode} from {cpu}, {tr.owners(m)}\n{out}")
+
+
+TRACED = "/sys/kernel/tracing"
+
+
+def userspace_exits(level, command):
+    """How often vCPUs of this level's VMs left KVM while the command (a function) ran."""
+    level.run(f"mountpoint -q {TRACED} || mount -t tracefs tracefs {TRACED}; cd {TRACED} && echo >trace && "
+              "echo 1 >events/kvm/kvm_userspace_exit/enable")
+    command()
+    level.run(f"echo 0 >{TRACED}/events/kvm/kvm_userspace_exit/enable")
+    return int(level.sh(f"grep -c kvm_userspace_exit: {TRACED}/trace || true"))
+
+
+@case("vcpu/split-in-kernel", timeout=600, tags=("long",), **TOPOLOGY)
+def in_kernel(m):
+    """Interrupts between hypervisors go through kernels only: no QEMU runs for one, on L0 or in the L1."""
+    times = 400
+    tr.settle(m, flags="kvm-pv-ipi=off")
+    guest = m["guest"]
+    program, oncpu = put(guest, "ipi"), put(guest, "oncpu")
+    guest.run("echo on >/sys/module/msr/parameters/allow_writes")
+    tr.transfer(m, "L1a", [1])
+    for cpu, place in ((0, "L0"), (1, "L1a")):
+        # What does need QEMU is counted.
+        reads = userspace_exits(m[place], lambda c=cpu: guest.run(
+            f"for i in 1 2 3; do {oncpu} {c} cat /sys/bus/pci/devices/0000:00:00.0/config >/dev/null; done"))
+        check(reads >= 3, f"{reads} returns to user space on {place} for reads of a device by vCPU {cpu}")
+    for cpu in (0, 1):
+        count = {}
+
+        def send(c=cpu):
+            guest.run(f"{program} {c} 2 x2apic {times}", timeout=300)
+
+        def within(c=count):
+            c["L1a"] = userspace_exits(m["L1a"], send)
+        before = counters(m)["L1a"]
+        count["L0"] = userspace_exits(m["L0"], within)
+        after = counters(m)["L1a"]
+        way = ("irqs-to-l1", "irqs-to-l0")[cpu]
+        check(after[way] - before[way] >= times, f"{after[way] - before[way]} interrupts from vCPU {cpu}")
+        m.log_line("ipi", f"{times} interrupts from vCPU {cpu}: returns to user space {count}")
+        # The command's way to the agent and back takes some, however many interrupts there are.
+        check(max(count.values()) < times / 4, f"{times} interrupts from vCPU {cpu}: returns to user space {count}")
+    tr.transfer(m, "L0")
 
 
 @case("vcpu/split-pv", timeout=900, tags=("long",), **TOPOLOGY)
