@@ -10,6 +10,7 @@
 
 #include "x86.h"
 #include "lapic.h"
+#include "salvage.h"
 #include "vcpu.h"
 #include "watch.h"
 #include "trace.h"
@@ -28,6 +29,9 @@ struct kvm_span_hub {
 	/* The member that had it, as long as it is nobody's. */
 	struct kvm_span_member __rcu *last[SPAN_MAX_VCPUS];
 	struct span_posts *kept;	/* for nobody's vCPUs */
+
+	/* Of those that may have to be taken back, of owner or last; site.mutex. */
+	struct kvm_span_shot *shot[SPAN_MAX_VCPUS];
 };
 
 /* Two calls make one hub. */
@@ -331,6 +335,14 @@ static void kvm_span_hub_give_kept(struct kvm_span_hub *hub, struct kvm_vcpu *vc
 	rcu_read_unlock();
 }
 
+/* With the owner, or the last one, ends what is known of the vCPU there. */
+static void kvm_span_hub_disarm(struct kvm_span_hub *hub, unsigned int n)
+{
+	if (hub->shot[n])
+		kvm_span_shot_end(hub->shot[n]);
+	hub->shot[n] = NULL;
+}
+
 /*
  * Nobody speaks for it any more but its new owner, who is named before this is
  * called: it may be the same again. What the old one has posted and not told
@@ -340,6 +352,7 @@ static void kvm_span_hub_forget_last(struct kvm_span_hub *hub, unsigned int n)
 {
 	struct kvm_span_member *last = kvm_span_hub_locked(hub, &hub->last[n]);
 
+	kvm_span_hub_disarm(hub, n);
 	if (last) {
 		kvm_span_posts_rung(last);
 		RCU_INIT_POINTER(hub->last[n], NULL);
@@ -498,10 +511,22 @@ static struct kvm_span_member *kvm_span_hub_to_member(struct kvm_span_hub *hub,
 	return NULL;
 }
 
-static int kvm_span_hub_set(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu, u32 owner)
+/* The vCPU has this owner now, and may have to be taken back from it. */
+static int kvm_span_hub_arm(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu)
+{
+	unsigned int n = vcpu->vcpu_id;
+	struct kvm_span_member *owner = kvm_span_hub_locked(hub, &hub->owner[n]);
+
+	if (!hub->shot[n])
+		hub->shot[n] = kvm_span_shot_new(owner, vcpu);
+	return hub->shot[n] ? 0 : -ENOMEM;
+}
+
+static int kvm_span_hub_set(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu, u32 owner,
+			    u32 flags)
 {
 	struct kvm_span_member *member = NULL;
-	int r;
+	int r, armed = 0;
 
 	if (mutex_lock_killable(&hub->site.mutex))
 		return -EINTR;
@@ -512,6 +537,8 @@ static int kvm_span_hub_set(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu, u32
 	} else {
 		member = kvm_span_hub_to_member(hub, vcpu, owner);
 		r = PTR_ERR_OR_ZERO(member);
+		if (!r && (flags & KVM_SPAN_VCPU_SALVAGE))
+			armed = kvm_span_hub_arm(hub, vcpu);
 	}
 	mutex_unlock(&hub->site.mutex);
 	if (r)
@@ -524,7 +551,7 @@ static int kvm_span_hub_set(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu, u32
 	}
 	if (!owner)
 		kvm_span_site_look(&hub->site, vcpu->vcpu_id);
-	return 0;
+	return armed;
 }
 
 static void kvm_span_hub_free(struct kvm_span_site *site)
@@ -600,6 +627,14 @@ static int kvm_span_hub_busy(struct kvm_span *span, u32 owner)
 	return -EBUSY;
 }
 
+static bool kvm_span_hub_arg_valid(const struct kvm_span_vcpu *arg)
+{
+	bool member = arg->owner && arg->owner != KVM_SPAN_VCPU_NOBODY;
+
+	return arg->vcpu < SPAN_MAX_VCPUS && arg->owner != KVM_SPAN_VCPU_ELSEWHERE &&
+	       !(arg->flags & ~(member ? KVM_SPAN_VCPU_SALVAGE : 0));
+}
+
 /* KVM_SPAN_SET_VCPU on a span fd. */
 long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 {
@@ -611,7 +646,7 @@ long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 	r = kvm_span_copy_arg(&arg, sizeof(arg), uarg);
 	if (r)
 		return r;
-	if (arg.flags || arg.vcpu >= SPAN_MAX_VCPUS || arg.owner == KVM_SPAN_VCPU_ELSEWHERE)
+	if (!kvm_span_hub_arg_valid(&arg))
 		return -EINVAL;
 	vcpu = kvm_get_vcpu_by_id(span->kvm, arg.vcpu);
 	if (!vcpu)
@@ -628,11 +663,53 @@ long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 	hub = hub ?: kvm_span_hub_make(span);
 	if (IS_ERR(hub))
 		return PTR_ERR(hub);
-	r = kvm_span_hub_set(hub, vcpu, arg.owner);
+	r = kvm_span_hub_set(hub, vcpu, arg.owner, arg.flags);
 	kvm_span_site_put(&hub->site);
 out:
 	if (r)
 		trace_kvm_span_refuse("set vcpu", "see errno", arg.owner, r);
+	return r;
+}
+
+/*
+ * From a member to nobody, though it does not know. Returns those of vcpus that
+ * it had; what is known of them is the caller's now.
+ */
+unsigned long kvm_span_hub_withdraw(struct kvm_span_member *member, unsigned long vcpus,
+				    struct kvm_span_shot **shots)
+{
+	struct kvm_span_hub *hub = kvm_span_hub_get(member->span);
+	unsigned int n;
+
+	if (!hub)
+		return 0;
+	mutex_lock(&hub->site.mutex);
+	vcpus &= member->vcpus;
+	for_each_set_bit(n, &vcpus, SPAN_MAX_VCPUS) {
+		kvm_span_hub_take_away(hub, n, member);
+		shots[n] = hub->shot[n];
+		hub->shot[n] = NULL;
+	}
+	mutex_unlock(&hub->site.mutex);
+	kvm_span_site_put(&hub->site);
+	return vcpus;
+}
+
+/* A vCPU that was withdrawn gets the state that it had there. */
+int kvm_span_hub_salvaged(struct kvm_span *span, unsigned int n, struct kvm_span_shot *shot)
+{
+	struct kvm_vcpu *vcpu = kvm_get_vcpu_by_id(span->kvm, n);
+	struct kvm_span_hub *hub = kvm_span_hub_get(span);
+	int r = -EBUSY;
+
+	if (!hub)
+		return -ENOENT;
+	mutex_lock(&hub->site.mutex);
+	/* Else somebody was quicker, and has it with another state. */
+	if (vcpu && kvm_span_hub_away(hub, n) && !rcu_access_pointer(hub->owner[n]))
+		r = kvm_span_shot_give(shot, vcpu);
+	mutex_unlock(&hub->site.mutex);
+	kvm_span_site_put(&hub->site);
 	return r;
 }
 
@@ -649,11 +726,13 @@ void kvm_span_hub_lost(struct kvm_span_member *member)
 	for (n = 0; n < SPAN_MAX_VCPUS; n++) {
 		if (rcu_access_pointer(hub->owner[n]) == member) {
 			RCU_INIT_POINTER(hub->owner[n], NULL);
+			kvm_span_hub_disarm(hub, n);
 			__set_bit(n, &owned);
 			refs++;
 		}
 		if (rcu_access_pointer(hub->last[n]) == member) {
 			RCU_INIT_POINTER(hub->last[n], NULL);
+			kvm_span_hub_disarm(hub, n);
 			refs++;
 		}
 	}

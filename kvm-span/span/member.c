@@ -224,12 +224,32 @@ struct kvm_span_member *kvm_span_member_get(struct kvm_span *span, u32 id)
  * does the end of its watches: span->control is held for a piece of a range at
  * a time.
  */
+void kvm_span_member_expel(struct kvm_span_member *member)
+{
+	struct kvm_span *span = member->span;
+	enum kvm_span_state state;
+	unsigned int vmas;
+
+	spin_lock(&span->lock);
+	state = kvm_span_member_fence(member);
+	spin_unlock(&span->lock);
+
+	/*
+	 * Again for one that is fenced already: another thread may have fenced
+	 * it and not be through with this, and we promise that it is done.
+	 */
+	kvm_span_member_unwatch(member);
+	vmas = kvm_span_window_zap(member);
+	kvm_span_window_flush();
+	/* Its vCPUs cannot run any more: only now somebody else may have them. */
+	kvm_span_hub_lost(member);
+	trace_kvm_span_revoke(span->name, member->id, state, vmas);
+}
+
 long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg)
 {
 	struct kvm_span_member *member;
 	struct kvm_span_revoke arg;
-	enum kvm_span_state state;
-	unsigned int vmas;
 	int r;
 
 	r = kvm_span_copy_arg(&arg, sizeof(arg), uarg);
@@ -248,20 +268,9 @@ long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg)
 			trace_kvm_span_refuse("revoke", "no such member", arg.member, r);
 		return r;
 	}
-	state = kvm_span_member_fence(member);
 	kref_get(&member->ref);
 	spin_unlock(&span->lock);
-
-	/*
-	 * Again for one that is fenced already: another thread may have fenced
-	 * it and not be through with this, and we promise that it is done.
-	 */
-	kvm_span_member_unwatch(member);
-	vmas = kvm_span_window_zap(member);
-	kvm_span_window_flush();
-	/* Its vCPUs cannot run any more: only now somebody else may have them. */
-	kvm_span_hub_lost(member);
-	trace_kvm_span_revoke(span->name, member->id, state, vmas);
+	kvm_span_member_expel(member);
 	kvm_span_member_put(member);
 	return 0;
 }

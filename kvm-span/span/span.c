@@ -327,6 +327,8 @@ static long kvm_span_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 		return kvm_span_event_written(s, uarg);
 	case _IOC_NR(KVM_SPAN_SET_VCPU):
 		return kvm_span_hub_set_vcpu(s, uarg);
+	case _IOC_NR(KVM_SPAN_SALVAGE):
+		return kvm_span_salvage(s, uarg);
 	case _IOC_NR(KVM_SPAN_CHANNEL):
 		return kvm_span_channel(s, uarg);
 	default:
@@ -663,7 +665,7 @@ static long kvm_span_get_info(void __user *uarg)
 	info.api_version = KVM_SPAN_API_VERSION;
 	info.max_members = KVM_SPAN_MAX_MEMBERS;
 	info.features = KVM_SPAN_FEATURE_MEMORY | KVM_SPAN_FEATURE_WATCH |
-			KVM_SPAN_FEATURE_VCPU |
+			KVM_SPAN_FEATURE_VCPU | KVM_SPAN_FEATURE_SALVAGE |
 			KVM_SPAN_FEATURE_CHANNEL | kvm_span_log_features();
 	info.max_bytes = KVM_SPAN_MAX_BYTES;
 	return kvm_span_return_arg(uarg, &info, sizeof(info));
@@ -726,4 +728,5 @@ void __exit kvm_span_exit(void)
 	destroy_workqueue(kvm_span_wq);
 	static_key_deferred_flush(&kvm_span_any);
 	static_key_deferred_flush(&kvm_span_sites);
+	static_key_deferred_flush(&kvm_span_shots);
 }

@@ -190,6 +190,7 @@ extern struct workqueue_struct *kvm_span_wq;
 long kvm_span_member_grant(struct kvm_span *span, void __user *uarg);
 long kvm_span_member_revoke(struct kvm_span *span, void __user *uarg);
 long kvm_span_member_query(struct kvm_span *span, void __user *uarg);
+void kvm_span_member_expel(struct kvm_span_member *member);
 void kvm_span_member_fence_all(struct kvm_span *span);
 void kvm_span_member_drop_record(struct kvm_span_member *member);
 struct kvm_span_member *kvm_span_member_get(struct kvm_span *span, u32 id);
@@ -216,6 +217,9 @@ void kvm_span_share_release(struct kvm_span_member *member);
 struct span_posts *kvm_span_share_posts(struct kvm_span_member *member, bool to_l0);
 void kvm_span_share_signal(struct kvm_span_member *member);
 long kvm_span_channel(struct kvm_span *span, void __user *uarg);
+
+/* salvage.c */
+long kvm_span_salvage(struct kvm_span *span, void __user *uarg);
 
 /* window.c */
 struct kvm_span_member *kvm_span_window_member(struct vm_area_struct *vma);

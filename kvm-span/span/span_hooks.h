@@ -100,6 +100,44 @@ static inline void kvm_span_apic_changed(struct kvm_vcpu *vcpu)
 }
 
 /*
+ * On while an L1 owns a vCPU that may have to be taken back from it by force
+ * (salvage.c, shot.c).
+ */
+extern struct static_key_false_deferred kvm_span_shots;
+
+void __kvm_span_leaves(struct kvm_vcpu *vcpu, u32 reason, u32 intr_info);
+void __kvm_span_enters(struct kvm_vcpu *vcpu, u64 vmptr);
+void __kvm_span_wait_held(struct kvm_vcpu *vcpu);
+
+/* A nested guest is about to exit to its L1. May sleep. */
+static inline void kvm_span_leaves(struct kvm_vcpu *vcpu, u32 reason, u32 intr_info)
+{
+	if (static_branch_unlikely(&kvm_span_shots.key))
+		__kvm_span_leaves(vcpu, reason, intr_info);
+}
+
+/* The L1 enters it, by the VMCS at this address. */
+static inline void kvm_span_enters(struct kvm_vcpu *vcpu, u64 vmptr)
+{
+	if (static_branch_unlikely(&kvm_span_shots.key))
+		__kvm_span_enters(vcpu, vmptr);
+}
+
+/* Shall the vCPU leave KVM_RUN, since somebody takes vCPUs from this L1? */
+static inline bool kvm_span_held(const struct kvm_vcpu *vcpu)
+{
+	return static_branch_unlikely(&kvm_span_shots.key) &&
+	       READ_ONCE(vcpu->kvm->arch.span.held);
+}
+
+/* Then it waits, before and after KVM_RUN. */
+static inline void kvm_span_wait_held(struct kvm_vcpu *vcpu)
+{
+	if (kvm_span_held(vcpu))
+		__kvm_span_wait_held(vcpu);
+}
+
+/*
  * The span whose memory a slot shows, or NULL. Valid as long as the slot is:
  * the caller holds kvm->srcu for read.
  */
@@ -369,6 +407,10 @@ static inline kvm_pfn_t kvm_span_gfn_to_pfn(struct kvm *kvm, gfn_t gfn)
 }
 
 static inline int kvm_span_pause(struct kvm_vcpu *vcpu) { return 0; }
+static inline void kvm_span_leaves(struct kvm_vcpu *vcpu, u32 reason, u32 intr_info) { }
+static inline void kvm_span_enters(struct kvm_vcpu *vcpu, u64 vmptr) { }
+static inline bool kvm_span_held(const struct kvm_vcpu *vcpu) { return false; }
+static inline void kvm_span_wait_held(struct kvm_vcpu *vcpu) { }
 
 #endif /* CONFIG_KVM_SPAN */
 #endif

@@ -457,6 +457,29 @@ TRACE_EVENT(kvm_span_post,
 		  __entry->irr[2], __entry->irr[1], __entry->irr[0])
 );
 
+/* A vCPU was taken from a member by force, or could not be. */
+TRACE_EVENT(kvm_span_salvage,
+	TP_PROTO(u32 vcpu, u32 member, u32 result, u32 exit),
+	TP_ARGS(vcpu, member, result, exit),
+
+	TP_STRUCT__entry(
+		__field(u32, vcpu)
+		__field(u32, member)
+		__field(u32, result)
+		__field(u32, exit)
+	),
+
+	TP_fast_assign(
+		__entry->vcpu = vcpu;
+		__entry->member = member;
+		__entry->result = result;
+		__entry->exit = exit;
+	),
+
+	TP_printk("vcpu %u of member %u: result %u, last exit %u", __entry->vcpu,
+		  __entry->member, __entry->result, __entry->exit)
+);
+
 #endif /* _TRACE_KVM_SPAN_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -50,6 +50,7 @@
 #define KVM_SPAN_FEATURE_NESTED_PML (1ull << 4)	/* ... by D bits for nested guests */
 #define KVM_SPAN_FEATURE_CHANNEL (1ull << 5)	/* a byte stream to each member's L1 */
 #define KVM_SPAN_FEATURE_VCPU	(1ull << 6)	/* vCPUs of the guest on members */
+#define KVM_SPAN_FEATURE_SALVAGE (1ull << 7)	/* and taken back by force */
 
 /* What a member may do with watches. */
 #define KVM_SPAN_RIGHT_NOTIFY	(1u << 0)	/* be told of accesses */
@@ -445,10 +446,45 @@ struct kvm_span_channel {
 
 struct kvm_span_vcpu {
 	__u32 size;
-	__u32 flags;		/* 0 */
+	__u32 flags;		/* on a span fd: KVM_SPAN_VCPU_*; else 0 */
 	__u32 vcpu;
 	__u32 owner;
 };
+
+/*
+ * Flag of KVM_SPAN_SET_VCPU with a member: the vCPU may have to be taken back
+ * by KVM_SPAN_SALVAGE. From now on its state is copied whenever it exits to the
+ * L1, until it has another owner.
+ */
+#define KVM_SPAN_VCPU_SALVAGE	(1u << 0)
+
+/*
+ * KVM_SPAN_SALVAGE, on a span fd, by the guest's own process: take vCPUs from a
+ * member that does not give them. What the L1 does meanwhile does not matter.
+ * When it returns 0, the member is revoked as by KVM_SPAN_REVOKE; vcpus are
+ * those whose state is in the guest's own VM now, as the guest left off, for
+ * KVM_SPAN_SET_VCPU to bring them home; and result says for each that was
+ * wanted what became of it. On an error nothing has changed.
+ */
+struct kvm_span_salvage {
+	__u32 size;
+	__u32 flags;		/* 0 */
+	__u32 member;
+	__u32 pad;		/* 0 */
+	__u64 vcpus;		/* in: bit n: vCPU n; out */
+	__u8 result[64];	/* out: KVM_SPAN_SALVAGE_*, 0 if not wanted */
+};
+
+#define KVM_SPAN_SALVAGE_RUNNING	1	/* salvaged: it was in guest mode */
+#define KVM_SPAN_SALVAGE_EXITED		2	/* salvaged: as of its last exit */
+/* Not salvaged: */
+#define KVM_SPAN_SALVAGE_NOT_OWNED	3	/* the member did not have it */
+#define KVM_SPAN_SALVAGE_NOT_ARMED	4	/* without KVM_SPAN_VCPU_SALVAGE */
+#define KVM_SPAN_SALVAGE_NOT_HELD	5	/* vCPUs of the L1 did not stop */
+#define KVM_SPAN_SALVAGE_UNKNOWN	6	/* it never ran there, or in no known way */
+#define KVM_SPAN_SALVAGE_AT_WORK	7	/* its exit cannot be taken once more */
+#define KVM_SPAN_SALVAGE_UNREADABLE	8	/* its local APIC is not to be read */
+#define KVM_SPAN_SALVAGE_REFUSED	9	/* not a state that the guest's VM takes */
 
 struct kvm_span_relay {
 	__u32 size;
@@ -502,5 +538,6 @@ struct kvm_span_event {
 #define KVM_SPAN_CHANNEL	_IOW(KVM_SPAN_IO, 0x13, struct kvm_span_channel)
 #define KVM_SPAN_SET_VCPU	_IOW(KVM_SPAN_IO, 0x14, struct kvm_span_vcpu)
 #define KVM_SPAN_RELAY		_IOW(KVM_SPAN_IO, 0x15, struct kvm_span_relay)
+#define KVM_SPAN_SALVAGE	_IOWR(KVM_SPAN_IO, 0x16, struct kvm_span_salvage)
 
 #endif /* _UAPI_LINUX_KVM_SPAN_H */
