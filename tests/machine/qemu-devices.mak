@@ -14,3 +14,5 @@ CONFIG_VIRTIO_PCI=y
 CONFIG_PCIE_PORT=y
 CONFIG_EDU=y
 CONFIG_SPAN_PORT=y
+# wrong state for the loaders of devices
+CONFIG_SPAN_FUZZ=y
