@@ -671,6 +671,13 @@ out:
 	return r;
 }
 
+/* Nobody's now, and this member was to give it away, or to get it back. */
+static bool kvm_span_hub_was(struct kvm_span_hub *hub, unsigned int n,
+			     const struct kvm_span_member *member)
+{
+	return !rcu_access_pointer(hub->owner[n]) && rcu_access_pointer(hub->last[n]) == member;
+}
+
 /*
  * From a member to nobody, though it does not know. Returns those of vcpus that
  * it had; what is known of them is the caller's now.
@@ -679,20 +686,24 @@ unsigned long kvm_span_hub_withdraw(struct kvm_span_member *member, unsigned lon
 				    struct kvm_span_shot **shots)
 {
 	struct kvm_span_hub *hub = kvm_span_hub_get(member->span);
+	unsigned long taken = 0;
 	unsigned int n;
 
 	if (!hub)
 		return 0;
 	mutex_lock(&hub->site.mutex);
-	vcpus &= member->vcpus;
 	for_each_set_bit(n, &vcpus, SPAN_MAX_VCPUS) {
-		kvm_span_hub_take_away(hub, n, member);
+		if (rcu_access_pointer(hub->owner[n]) == member)
+			kvm_span_hub_take_away(hub, n, member);
+		else if (!kvm_span_hub_was(hub, n, member))
+			continue;
+		__set_bit(n, &taken);
 		shots[n] = hub->shot[n];
 		hub->shot[n] = NULL;
 	}
 	mutex_unlock(&hub->site.mutex);
 	kvm_span_site_put(&hub->site);
-	return vcpus;
+	return taken;
 }
 
 /* A vCPU that was withdrawn gets the state that it had there. */
