@@ -16,7 +16,7 @@ flavours := trimmed \
 	$(if $(filter y,$(call config,KERNEL_GENERIC)),generic) \
 	$(if $(filter y,$(call config,KERNEL_DEBUG)),debug)
 
-.PHONY: all help bochs qemu kernel kvm port tools selftests images \
+.PHONY: all help bochs qemu kernel kvm port ooh-module tools selftests images \
 	unit test test-debug bench demo shell config menuconfig \
 	checkpatch dkms clean distclean fast
 
@@ -45,6 +45,10 @@ port: $(addprefix port-,$(flavours))	## span_port.ko, the driver for an L1
 port-trimmed port-debug: port-%: kernel-%
 port-%:
 	@scripts/build-port $*
+
+ooh-module: kernel-guest	## ooh.ko, for VMs that track their processes
+	@scripts/build-ooh-module guest
+	@$(if $(filter y,$(call config,KERNEL_CLOUD)),scripts/build-ooh-module cloud)
 
 tools:			## spanctl, span-ps
 	@scripts/build-tools

@@ -198,15 +198,30 @@ bool ooh_probes_moving(void)
 	return moving;
 }
 
+/* Filters are made once: ftrace_free_filter() leaves nothing that could be used again. */
+static void free_filters(unsigned int n)
+{
+	while (n--)
+		ftrace_free_filter(&probes[n].ops);
+}
+
 int ooh_probes_init(void)
 {
-	int err;
+	unsigned int i;
+	int err = 0;
 
-	if (!IS_ENABLED(CONFIG_USERFAULTFD))
-		return 0;
-	err = register_fprobe(&move_probe, "move_pages", NULL);
+	for (i = 0; i < ARRAY_SIZE(probes) && !err; i++) {
+		err = ftrace_set_filter(&probes[i].ops, probes[i].name, strlen(probes[i].name), 1);
+		if (err)
+			pr_err("this kernel has no %s() to probe: error %d\n", probes[i].name, err);
+	}
+	if (!err && IS_ENABLED(CONFIG_USERFAULTFD)) {
+		err = register_fprobe(&move_probe, "move_pages", NULL);
+		if (err)
+			pr_err("no probe of move_pages(): error %d\n", err);
+	}
 	if (err)
-		pr_err("no probe of move_pages: error %d\n", err);
+		free_filters(i);
 	return err;
 }
 
@@ -214,14 +229,13 @@ void ooh_probes_exit(void)
 {
 	if (IS_ENABLED(CONFIG_USERFAULTFD))
 		unregister_fprobe(&move_probe);
+	free_filters(ARRAY_SIZE(probes));
 }
 
 static void off(unsigned int n)
 {
-	while (n--) {
+	while (n--)
 		unregister_ftrace_function(&probes[n].ops);
-		ftrace_free_filter(&probes[n].ops);
-	}
 }
 
 /* space.c: its mutex is held. */
@@ -231,20 +245,14 @@ int ooh_probes_on(void)
 	int err;
 
 	for (i = 0; i < ARRAY_SIZE(probes); i++) {
-		err = ftrace_set_filter(&probes[i].ops, probes[i].name, strlen(probes[i].name), 1);
-		if (!err)
-			err = register_ftrace_function(&probes[i].ops);
+		err = register_ftrace_function(&probes[i].ops);
 		if (err) {
-			pr_err("no probe of %s: error %d\n", probes[i].name, err);
-			ftrace_free_filter(&probes[i].ops);
-			goto err_probes;
+			pr_err("no probe of %s(): error %d\n", probes[i].name, err);
+			off(i);
+			return err;
 		}
 	}
 	return 0;
-
-err_probes:
-	off(i);
-	return err;
 }
 
 void ooh_probes_off(void)
