@@ -5,6 +5,7 @@ from kvmspan.cases import case, check, equal
 from kvmspan.journey import EASY, Journey
 from kvmspan.stopat import StopAt
 from kvmspan.torture import Torture
+from kvmspan.transfer import clean_up
 
 TOPOLOGY = {"topology": "transfer"}
 # Time of the machine until L0 has to have noticed.
@@ -42,14 +43,6 @@ def lose(m, policy, vcpus, how):
 def others_are_well(m):
     m["L0"].run("true")
     m["L1b"].run("spanctl list")
-
-
-def clean_up(m):
-    """L1a is not usable any more, whatever was done to it."""
-    if not m["L1a"].lost:
-        m["L0"].run(f"kill -9 {m['L1a'].pid}; while kill -0 {m['L1a'].pid} 2>/dev/null; do sleep 0.01; done")
-        m["L1a"].disconnect("it was lost")
-    m["guest"].peers.pop("L1a", None)
 
 
 @case("vcpu/loss-stop", timeout=900, tags=("long",), **TOPOLOGY)

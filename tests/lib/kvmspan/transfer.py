@@ -49,6 +49,14 @@ def refused(m, to, vcpus=None, words=(), **options):
     return reason
 
 
+def clean_up(m, on="L1a"):
+    """That L1 is not usable any more, whatever was done to it."""
+    if not m[on].lost:
+        m["L0"].run(f"kill -9 {m[on].pid}; while kill -0 {m[on].pid} 2>/dev/null; do sleep 0.01; done")
+        m[on].disconnect("it was lost")
+    m["guest"].peers.pop(on, None)
+
+
 # Where a test begins.
 
 PLAIN = {"cpus": 2, "kvmclock": "off", "kernel": "trimmed", "memory": 128, "flags": None}
