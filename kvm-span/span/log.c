@@ -30,6 +30,7 @@
 #include "mmu/mmu_internal.h"
 #include "mmu/spte.h"
 #include "mmu/tdp_mmu.h"
+#include "dirty.h"
 #include "watch.h"
 #include "span_hooks.h"
 #include "trace.h"
@@ -47,37 +48,17 @@ u64 kvm_span_log_features(void)
 	return features;
 }
 
-/* The bits of [first, end) in the word that first is in. */
-static unsigned long kvm_span_word_mask(u64 first, u64 end)
-{
-	unsigned long in = BITMAP_FIRST_WORD_MASK(first);
-
-	if (end < round_down(first, BITS_PER_LONG) + BITS_PER_LONG)
-		in &= BITMAP_LAST_WORD_MASK(end);
-	return in;
-}
-
-static u64 kvm_span_next_word(u64 page)
-{
-	return round_down(page, BITS_PER_LONG) + BITS_PER_LONG;
-}
-
-static atomic_long_t *kvm_span_word(unsigned long *bits, u64 page)
-{
-	return (atomic_long_t *)&bits[page / BITS_PER_LONG];
-}
-
 /* Others change bits of the same words meanwhile. */
 static void kvm_span_bits_or(unsigned long *bits, u64 first, u64 end)
 {
-	for (; first < end; first = kvm_span_next_word(first))
-		atomic_long_or(kvm_span_word_mask(first, end), kvm_span_word(bits, first));
+	for (; first < end; first = kvm_dirty_next_word(first))
+		atomic_long_or(kvm_dirty_word_mask(first, end), kvm_dirty_word(bits, first));
 }
 
 static void kvm_span_bits_andnot(unsigned long *bits, u64 first, u64 end)
 {
-	for (; first < end; first = kvm_span_next_word(first))
-		atomic_long_andnot(kvm_span_word_mask(first, end), kvm_span_word(bits, first));
+	for (; first < end; first = kvm_dirty_next_word(first))
+		atomic_long_andnot(kvm_dirty_word_mask(first, end), kvm_dirty_word(bits, first));
 }
 
 /* For the MMU. */
@@ -183,7 +164,7 @@ static void kvm_span_log_disarm(struct kvm_span *span, u64 first, u64 pages)
 	lockdep_assert_held(&span->fetch_lock);
 	for (; word < end; word += BITS_PER_LONG) {
 		atomic_long_and(READ_ONCE(span->logged[word / BITS_PER_LONG]),
-				kvm_span_word(span->armed, word));
+				kvm_dirty_word(span->armed, word));
 		if (!(word % (1 << 20)))
 			cond_resched();
 	}
@@ -280,17 +261,17 @@ static void kvm_span_fetch_take(struct kvm_span_watch *watch, struct kvm_span_fe
 
 	f->next = end;
 	for (at = first; at < end; at = n) {
-		n = kvm_span_next_word(at);
+		n = kvm_dirty_next_word(at);
 		if (!(n % (1 << 20)))
 			cond_resched();
 		word = READ_ONCE(watch->written[at / BITS_PER_LONG]) &
 		       READ_ONCE(watch->logging[at / BITS_PER_LONG]) &
-		       kvm_span_word_mask(at, end);
+		       kvm_dirty_word_mask(at, end);
 		if (!word)
 			continue;
 		taken = kvm_span_fetch_word(f, round_down(at, BITS_PER_LONG), word);
 		if (taken)
-			atomic_long_andnot(taken, kvm_span_word(watch->written, at));
+			atomic_long_andnot(taken, kvm_dirty_word(watch->written, at));
 		if (taken != word)
 			return;
 	}
@@ -324,18 +305,6 @@ static void kvm_span_rearm_rmaps(struct kvm_span_watch *watch, struct kvm_memory
 }
 
 /*
- * Entries of the TDP MMU. D goes with W: an entry that is dropped later would tell
- * of a write that was fetched already.
- */
-static void kvm_span_rearm_tdp(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
-			       unsigned long mask)
-{
-	if (!kvm_x86_ops.cpu_dirty_log_size)
-		kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, gfn, mask, true);
-	kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, gfn, mask, false);
-}
-
-/*
  * Let the next write to each of these pages be heard of. mmu_lock is held for
  * write, and may be dropped meanwhile.
  */
@@ -344,22 +313,11 @@ static void kvm_span_rearm_gfns(struct kvm *kvm, struct kvm_memory_slot *slot,
 {
 	gfn_t at, next, base = slot->base_gfn;
 
-	/*
-	 * Entries of 2 MiB: in pieces where it is cheap. What is left of them is
-	 * not writable; the fault that comes makes small ones, since the pages
-	 * are under a log.
-	 */
-	if (tdp_mmu_enabled && READ_ONCE(eager_page_split))
-		kvm_tdp_mmu_try_split_huge_pages(kvm, slot, start, end, PG_LEVEL_4K, false);
-	for (at = start; at < end; at = gfn_round_for_level(at, PG_LEVEL_2M) +
-					KVM_PAGES_PER_HPAGE(PG_LEVEL_2M))
-		kvm_mmu_slot_gfn_write_protect(kvm, slot, at, PG_LEVEL_2M);
-
+	kvm_dirty_small(kvm, slot, start, end);
 	for (at = start; at < end; at = next) {
-		next = min(end, base + kvm_span_next_word(at - base));
-		if (tdp_mmu_enabled)
-			kvm_span_rearm_tdp(kvm, slot, base + round_down(at - base, BITS_PER_LONG),
-					   kvm_span_word_mask(at - base, next - base));
+		next = min(end, base + kvm_dirty_next_word(at - base));
+		kvm_dirty_clear(kvm, slot, base + round_down(at - base, BITS_PER_LONG),
+				kvm_dirty_word_mask(at - base, next - base));
 		if (kvm_memslots_have_rmaps(kvm))
 			kvm_span_rearm_rmaps(watch, slot, at, next);
 		if (need_resched() || rwlock_needbreak(&kvm->mmu_lock)) {

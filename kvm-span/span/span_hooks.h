@@ -229,11 +229,11 @@ static inline void kvm_span_pfn_dirty(kvm_pfn_t pfn, int level)
 		__kvm_span_pfn_dirty(pfn);
 }
 
-/* Does anybody need the page-modification log of this VM's vCPUs? */
+/* Does anybody need the page-modification log of this VM's vCPUs? The guest, too. */
 static inline bool kvm_span_dirty_logging(struct kvm *kvm)
 {
 	return atomic_read(&kvm->nr_memslots_dirty_logging) ||
-	       atomic_read(&kvm->arch.span.logs);
+	       atomic_read(&kvm->arch.span.logs) || READ_ONCE(kvm->arch.ooh.logging);
 }
 
 /*
@@ -244,7 +244,8 @@ static inline void kvm_span_vcpu_created(struct kvm_vcpu *vcpu)
 {
 	/* In the list, then the look at logs; vms_logging() does it the other way round. */
 	smp_mb__after_atomic();
-	if (unlikely(atomic_read(&vcpu->kvm->arch.span.logs)) && kvm_x86_ops.cpu_dirty_log_size)
+	if (unlikely(atomic_read(&vcpu->kvm->arch.span.logs) ||
+		     READ_ONCE(vcpu->kvm->arch.ooh.logging)) && kvm_x86_ops.cpu_dirty_log_size)
 		kvm_make_request(KVM_REQ_UPDATE_CPU_DIRTY_LOGGING, vcpu);
 	if (kvm_span_shared())
 		__kvm_span_vcpu_created(vcpu);
