@@ -6,6 +6,8 @@
  *
  * test: ooh/lib-wp-async level=L0 args=wp-async,--must timeout=240
  * test: ooh/lib-soft-dirty level=L0 args=soft-dirty,--must timeout=240
+ * test: ooh/lib-spml level=guest topology=ooh args=spml,--must timeout=300 tags=fast
+ * test: ooh/lib-guest level=guest topology=ooh args=wp-async,--must timeout=300 tags=slow
  */
 #define KTAP_DEADLINE	120
 #include "ktap.h"
