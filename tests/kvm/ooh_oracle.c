@@ -19,9 +19,11 @@
  * test: ooh/oracle-wp-async level=guest topology=ooh args=wp-async,--own,--epochs,300 timeout=400 tags=slow
  */
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
@@ -41,11 +43,20 @@
 #define MADV_COLLAPSE	25
 #endif
 
+#ifndef UFFDIO_MOVE
+struct uffdio_move {
+	__u64 dst, src, len, mode;
+	__s64 move;
+};
+#define UFFDIO_MOVE	_IOWR(UFFDIO, 0x05, struct uffdio_move)
+#define UFFD_FEATURE_MOVE (1 << 16)
+#endif
+
 #define THREADS		3
 #define ARENA		((char *)0x200000000000UL)
 
-/* Parts of the arena. Each thread has a churn of its own, two places for it. */
-enum { PLAIN, HUGE, FILE_A, FILE_B, PRIVATE, MERGED, CHURN, PARTS = CHURN + 2 * THREADS };
+/* Parts of the arena. Each thread has a churn of its own, two places for it, and a filled one. */
+enum { PLAIN, HUGE, FILE_A, FILE_B, PRIVATE, MERGED, CHURN, FILLED = CHURN + 2 * THREADS, PARTS = FILLED + THREADS };
 
 static const struct {
 	const char *name;
@@ -59,9 +70,10 @@ static const struct {
 	[MERGED]  = { "merged", 1920, 128 },
 	[CHURN]   = { "churn", 2048, 64 }, { "churn", 2112, 64 }, { "churn", 2176, 64 },
 		    { "churn", 2240, 64 }, { "churn", 2304, 64 }, { "churn", 2368, 64 },
+	[FILLED]  = { "filled", 2432, 32 }, { "filled", 2464, 32 }, { "filled", 2496, 32 },
 };
 
-#define ARENA_PAGES	2432UL
+#define ARENA_PAGES	2528UL
 
 /* Shared by tracker, tracked and the helper. */
 static struct shared {
@@ -74,6 +86,7 @@ static struct shared {
 
 static int memfd;
 static const char *direct;		/* to be read with O_DIRECT */
+static bool blind, own;
 static unsigned long seed = 1;
 
 static unsigned long next(unsigned long *state)
@@ -254,6 +267,79 @@ static void way_huge(unsigned long *r, int me)
 	write_some(HUGE, r, 3);
 }
 
+/* By userfaultfd: nobody faults on these pages, they are put there. */
+static int uffd[THREADS];
+
+static bool filled_begin(int me)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)page_of(FILLED + me, 0), part[FILLED + me].pages * PAGE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	uffd[me] = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd[me] < 0)
+		return false;
+	if (ioctl(uffd[me], UFFDIO_API, &api) || ioctl(uffd[me], UFFDIO_REGISTER, &reg)) {
+		ktap_note("userfaultfd: %s", strerror(errno));
+		close(uffd[me]);
+		return false;
+	}
+	/* What was read before by the tracker is the page of zeroes. */
+	MUST(madvise(page_of(FILLED + me, 0), part[FILLED + me].pages * PAGE, MADV_DONTNEED));
+	return true;
+}
+
+static void fill(int me, unsigned long n, unsigned long *r)
+{
+	static __thread unsigned long scratch[2 * PAGE / 8];
+	unsigned long *from = (void *)(((uintptr_t)scratch + PAGE - 1) & ~(PAGE - 1));
+	struct uffdio_copy copy = { .dst = (uintptr_t)page_of(FILLED + me, n), .src = (uintptr_t)from, .len = PAGE };
+
+	from[next(r) % (PAGE / 8)] = next(r);
+	MUST(ioctl(uffd[me], UFFDIO_COPY, &copy));
+}
+
+static void move_in(int me, unsigned long n, unsigned long *r)
+{
+	static __thread char *from;
+	struct uffdio_move move = { .dst = (uintptr_t)page_of(FILLED + me, n), .len = PAGE };
+
+	if (!from) {
+		from = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		MUST(from == MAP_FAILED ? -1 : 0);
+	}
+	write_at(from, next(r));
+	move.src = (uintptr_t)from;
+	/* It cannot while the page is shared (a fork) or being moved. */
+	if (ioctl(uffd[me], UFFDIO_MOVE, &move))
+		fill(me, n, r);
+}
+
+static void way_filled(unsigned long *r, int me)
+{
+	unsigned long n = next(r) % part[FILLED].pages;
+
+	/* A back-end of the kernel's may need the place of our userfaultfd. */
+	if (uffd[me] < 0 || own)
+		return;
+	if (!uffd[me]) {
+		if (!filled_begin(me)) {
+			uffd[me] = -1;
+			return;
+		}
+		for (n = 0; n < part[FILLED].pages; n++)
+			fill(me, n, r);
+	}
+	MUST(madvise(page_of(FILLED + me, n), PAGE, MADV_DONTNEED));
+	if (next(r) % 2)
+		fill(me, n, r);
+	else
+		move_in(me, n, r);
+	write_some(FILLED + me, r, 2);
+}
+
 static const struct {
 	const char *name;
 	void (*go)(unsigned long *r, int me);
@@ -274,6 +360,7 @@ static const struct {
 	{ "read", way_read, 3 },
 	{ "O_DIRECT", way_direct, 2 },
 	{ "huge pages", way_huge, 1 },
+	{ "userfaultfd", way_filled, 3 },
 };
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
@@ -384,7 +471,6 @@ static void clean_up(void)
 static char *copy;		/* of the arena, as the tracker knows it */
 static unsigned char *known;	/* pages of the copy that were ever read */
 static struct { unsigned long reported, same, ranges, elsewhere; } count;
-static bool blind, own;
 static unsigned long hidden;
 
 /* A page of the tracked as it is; false: it is not there. */
