@@ -2,7 +2,9 @@
 /*
  * What it costs to know which pages a process writes, by one method.
  *
- *   ooh-cost METHOD MIB STEP EPOCHS     a Tracked writes one word in every STEP-th page of MIB in each epoch
+ *   ooh-cost METHOD MIB STEP EPOCHS [parse]
+ *                                       a Tracked writes one word in every STEP-th page of MIB in each epoch, and
+ *                                       with "parse" reads all words of these pages
  *   ooh-cost metrics MIB                single steps, one "NAME VALUE" a line
  *
  * METHOD: none, uffd, or a back-end of libooh. Says "init CYCLES"; then waits for a line, lets the Tracked write,
@@ -54,6 +56,7 @@ struct pass {
 
 static char *area;
 static size_t pages, step = 1;
+static bool parse;
 static int orders, answers;
 static int tracked_uffd = -1;		/* its number in the Tracked */
 static pid_t tracked;
@@ -66,14 +69,28 @@ static uint64_t faults_now(void)
 	return u.ru_minflt + u.ru_majflt;
 }
 
+static uint64_t sum_of(const volatile uint64_t *page)
+{
+	uint64_t sum = 0;
+	size_t i;
+
+	for (i = 0; i < PAGE / sizeof(*page); i++)
+		sum += page[i];
+	return sum;
+}
+
 static struct pass write_pages(char value)
 {
 	uint64_t faults = faults_now(), t = cycles();
 	struct pass p;
 	size_t i;
 
-	for (i = 0; i < pages; i += step)
-		*(volatile char *)(area + i * PAGE) = value;
+	if (parse)
+		for (i = 0; i < pages; i += step)
+			*(volatile uint64_t *)(area + i * PAGE) = sum_of((void *)(area + i * PAGE)) + value;
+	else
+		for (i = 0; i < pages; i += step)
+			*(volatile char *)(area + i * PAGE) = value;
 	p.cycles = cycles() - t;
 	p.faults = faults_now() - faults;
 	return p;
@@ -402,8 +419,8 @@ int main(int argc, char **argv)
 	cpu_set_t first;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (argc != 3 && argc != 5) {
-		fprintf(stderr, "usage: ooh-cost METHOD MIB STEP EPOCHS | metrics MIB\n");
+	if (argc != 3 && argc != 5 && (argc != 6 || strcmp(argv[5], "parse"))) {
+		fprintf(stderr, "usage: ooh-cost METHOD MIB STEP EPOCHS [parse] | metrics MIB\n");
 		return 2;
 	}
 	CPU_ZERO(&first);
@@ -415,6 +432,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	step = strtoul(argv[3], NULL, 0);
+	parse = argc == 6;
 	epochs(argv[1], atoi(argv[4]));
 	return 0;
 }

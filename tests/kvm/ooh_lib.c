@@ -233,6 +233,30 @@ static void t_mappings(void)
 	ooh_close(h);
 }
 
+/* A mapping that nobody can write to, and one that somebody can, put into the middle of it. */
+static void t_overlaid(void)
+{
+	static struct seen s;
+	static bool want[4];
+	int fd = MUST(open("/proc/self/exe", O_RDONLY));
+	char *area = mmap(NULL, 4 * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	struct ooh *h;
+
+	CHECK(area != MAP_FAILED && area[0] && area[3 * PAGE] + 1, "mmap");
+	h = open_or_skip(0, 0);
+	CHECK(!look(h, area, 4, &s) && !look(h, area, 4, &s) && !s.n, "%zu pages that nobody can write to", s.n);
+	CHECK(mmap(area + PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == area + PAGE, "mmap");
+	want[1] = true;
+	area[PAGE] = 1;
+	CHECK(!look(h, area, 4, &s), "fetch");
+	expect(&s, want, 4, false, "put over it");
+	CHECK(!look(h, area, 4, &s) && !s.n, "%zu told again", s.n);
+	area[PAGE] = 2;
+	CHECK(!look(h, area, 4, &s), "fetch");
+	expect(&s, want, 4, true, "put over it, once more");
+	ooh_close(h);
+}
+
 static void t_protect(void)
 {
 	static struct seen s;
@@ -690,6 +714,7 @@ int main(int argc, char **argv)
 		{ "self", t_self },
 		{ "part", t_part },
 		{ "mappings", t_mappings },
+		{ "overlaid", t_overlaid },
 		{ "protect", t_protect },
 		{ "huge", t_huge },
 		{ "by-others", t_by_others },

@@ -5,11 +5,13 @@
  */
 #include <ktap.h>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <linux/ooh.h>
 
 #include "internal.h"
+#include "pagemap.h"
 
 #define BASE		0x7f0000000000ULL
 #define RING_RECORDS	8
@@ -442,6 +444,50 @@ static void t_bad_arguments(void)
 	ooh_close(NULL);
 }
 
+/* /proc/PID/maps read, and asked for one mapping after the other. */
+struct one_map {
+	struct mapping m;
+	int n;
+};
+
+static int take_map(void *opaque, const struct mapping *m)
+{
+	struct one_map *o = opaque;
+
+	o->m = *m;
+	o->n++;
+	return 0;
+}
+
+static int compare_map(void *opaque, const struct mapping *m)
+{
+	struct one_map o = {};
+	int fd = *(int *)opaque, ret;
+
+	if (m->start >> 63)
+		return 0;
+	ret = maps_in(fd, m->start, m->end, take_map, &o);
+	if (ret == -ENOTTY)
+		ktap_skip("this kernel has no ioctl for it");
+	CHECK(!ret && o.n == 1 && o.m.start == m->start && o.m.end == m->end &&
+	      (o.m.perms[1] == 'w') == (m->perms[1] == 'w'), "%s: %d, %d mappings", m->name, ret, o.n);
+	return 0;
+}
+
+static void t_maps(void)
+{
+	int fd = MUST(open("/proc/self/maps", O_RDONLY));
+	char *hole = mmap(NULL, 3 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct one_map o = {};
+
+	CHECK(maps_in(-1, 0, PAGE, take_map, &o) == -EBADF, "no file");
+	CHECK(!maps_each(getpid(), compare_map, &fd), "maps");
+	munmap(hole + PAGE, PAGE);
+	CHECK(!maps_in(fd, (uintptr_t)hole + PAGE, (uintptr_t)hole + 2 * PAGE, take_map, &o) && !o.n, "%d mappings in a hole", o.n);
+	CHECK(!maps_in(fd, (1ULL << 47) - 2 * PAGE, 1ULL << 47, take_map, &o) && !o.n, "%d mappings at the end", o.n);
+	CHECK(maps_each(99999999, take_map, &o) == -ESRCH, "nobody's");
+}
+
 static void t_names(void)
 {
 	int i;
@@ -464,6 +510,7 @@ int main(void)
 		{ "refused", t_refused },
 		{ "automatic", t_automatic },
 		{ "bad-arguments", t_bad_arguments },
+		{ "maps", t_maps },
 		{ "names", t_names },
 	};
 

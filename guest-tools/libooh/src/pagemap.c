@@ -162,6 +162,39 @@ int maps_each(pid_t pid, int (*fn)(void *opaque, const struct mapping *m), void 
 	return ret;
 }
 
+/* The kernel's, here since the headers of Debian 12 are older than it. */
+struct map_query {
+	uint64_t size, flags, address, start, end, vma_flags, page_size, offset, inode;
+	uint32_t dev_major, dev_minor, name_size, build_id_size;
+	uint64_t name, build_id;
+};
+
+#define MAP_QUERY_IOCTL		_IOWR('f', 17, struct map_query)
+#define MAP_WRITABLE		0x02
+#define MAP_THIS_OR_NEXT	0x10
+
+int maps_in(int maps, uint64_t start, uint64_t end, int (*fn)(void *opaque, const struct mapping *m), void *opaque)
+{
+	int ret = 0;
+
+	while (!ret && start < end) {
+		struct map_query q = { .size = sizeof(q), .flags = MAP_THIS_OR_NEXT, .address = start };
+		struct mapping m = { .perms = "----", .name = "" };
+
+		if (ioctl(maps, MAP_QUERY_IOCTL, &q))
+			return errno == ENOENT ? 0 : -errno;	/* ENOENT: there are no more */
+		if (q.start >= end)
+			return 0;
+		m.start = q.start;
+		m.end = q.end;
+		if (q.vma_flags & MAP_WRITABLE)
+			m.perms[1] = 'w';
+		ret = fn(opaque, &m);
+		start = q.end;
+	}
+	return ret;
+}
+
 long status_number(pid_t pid, const char *name)
 {
 	char path[32], buf[4096], key[32], *line;

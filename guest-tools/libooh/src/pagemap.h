@@ -66,6 +66,12 @@ struct mapping {
 /* Each line of /proc/PID/maps. A nonzero result of @fn ends it. */
 int maps_each(pid_t pid, int (*fn)(void *opaque, const struct mapping *m), void *opaque);
 
+/*
+ * The same for the mappings that touch [start, end) only, without reading the others (Linux 6.11), by an open
+ * /proc/PID/maps. Names are not filled in. -ENOTTY: the kernel has it not.
+ */
+int maps_in(int maps, uint64_t start, uint64_t end, int (*fn)(void *opaque, const struct mapping *m), void *opaque);
+
 /* A number from /proc/PID/status, -ENOENT: no such line. */
 long status_number(pid_t pid, const char *name);
 

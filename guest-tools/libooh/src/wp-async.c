@@ -6,11 +6,12 @@
  *
  * Of a process, every mapping has to be registered, those that came later too:
  * each collect() looks for mappings that are not, which costs no more than a
- * look at each mapping, and registers them before it scans. All pages that are
+ * look at each of them, and registers them before it scans. All pages that are
  * there in a new one then count as written.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -39,6 +40,7 @@ struct uffd_register {
 
 struct wp_async {
 	int uffd;
+	int maps;		/* /proc/PID/maps; -1: not */
 	struct pagemap pagemap;
 	struct ranges unarmed;	/* not registered; the pages of @refused are written for all we know */
 	struct ranges refused;
@@ -102,27 +104,48 @@ static int see_unarmed(void *opaque, uint64_t start, uint64_t end)
 }
 
 /*
- * One mapping of those that could not be registered as a whole. Of one that
- * nobody may write to, nothing is to be reported.
+ * One mapping, or a part of one, that could not be registered with others. Of
+ * one that nobody may write to, nothing is to be reported.
  */
+static int register_part(struct wp_async *w, const struct mapping *m, const struct ooh_range *r)
+{
+	uint64_t start = m->start > r->start ? m->start : r->start, end = m->end < r->end ? m->end : r->end;
+
+	if (start >= end || !uffd_register(w, start, end) || m->perms[1] != 'w')
+		return 0;
+	return ranges_add(&w->refused, start, end);
+}
+
 static int register_mapping(void *opaque, const struct mapping *m)
 {
 	struct wp_async *w = opaque;
 	size_t i;
+	int ret = 0;
 
-	for (i = 0; i < w->unarmed.n; i++) {
-		uint64_t start = w->unarmed.r[i].start, end = w->unarmed.r[i].end;
+	for (i = 0; !ret && i < w->unarmed.n; i++)
+		ret = register_part(w, m, &w->unarmed.r[i]);
+	return ret;
+}
 
-		if (m->end <= start || m->start >= end)
-			continue;
-		start = m->start > start ? m->start : start;
-		end = m->end < end ? m->end : end;
-		if (!uffd_register(w, start, end) || m->perms[1] != 'w')
-			continue;
-		if (ranges_add(&w->refused, start, end))
-			return -ENOMEM;
-	}
-	return 0;
+/* The mappings of one range. */
+struct in_range {
+	struct wp_async *w;
+	const struct ooh_range *range;
+};
+
+static int register_in_range(void *opaque, const struct mapping *m)
+{
+	struct in_range *in = opaque;
+
+	return register_part(in->w, m, in->range);
+}
+
+/* A range with several mappings, of which at least one is not to be had. */
+static int register_each(struct wp_async *w, const struct ooh_range *range)
+{
+	struct in_range in = { w, range };
+
+	return maps_in(w->maps, range->start, range->end, register_in_range, &in);
 }
 
 /* Register what came since the last time. */
@@ -130,7 +153,6 @@ static int arm_new(struct ooh *h, uint64_t start, uint64_t end)
 {
 	static const struct scan_arg unarmed = { .inverted = IS_WPALLOWED, .mask = IS_WPALLOWED };
 	struct wp_async *w = h->priv;
-	bool refused = false;
 	size_t i;
 	int ret;
 
@@ -138,9 +160,14 @@ static int arm_new(struct ooh *h, uint64_t start, uint64_t end)
 	ret = pagemap_scan(&w->pagemap, start, end, &unarmed, see_unarmed, w);
 	if (ret)
 		return ret;
-	for (i = 0; i < w->unarmed.n; i++)
-		refused |= !!uffd_register(w, w->unarmed.r[i].start, w->unarmed.r[i].end);
-	return refused ? maps_each(h->pid, register_mapping, w) : 0;
+	for (i = 0; !ret && i < w->unarmed.n; i++)
+		if (uffd_register(w, w->unarmed.r[i].start, w->unarmed.r[i].end))
+			ret = register_each(w, &w->unarmed.r[i]);
+	if (ret != -ENOTTY && ret != -EBADF)
+		return ret;
+	/* What was registered already is so once more. */
+	w->refused.n = 0;
+	return maps_each(h->pid, register_mapping, w);
 }
 
 static int see_written(void *opaque, uint64_t start, uint64_t end)
@@ -208,6 +235,8 @@ static void wp_close(struct ooh *h)
 	/* That ends the registration, and with it the protection of all pages. */
 	if (w->uffd >= 0)
 		close(w->uffd);
+	if (w->maps >= 0)
+		close(w->maps);
 	pagemap_close(&w->pagemap);
 	ranges_free(&w->unarmed);
 	ranges_free(&w->refused);
@@ -235,6 +264,7 @@ static int open_uffd(struct ooh *h, char *why)
 static int wp_open(struct ooh *h, const struct ooh_options *o, char *why)
 {
 	struct wp_async *w;
+	char path[32];
 	int ret;
 
 	(void)o;
@@ -251,6 +281,8 @@ static int wp_open(struct ooh *h, const struct ooh_options *o, char *why)
 		unmap_memory(w, sizeof(*w));
 		return say_why(why, ret, "/proc/%d/pagemap", h->pid);
 	}
+	snprintf(path, sizeof(path), "/proc/%d/maps", h->pid);
+	w->maps = open(path, O_RDONLY | O_CLOEXEC);
 	h->priv = w;
 	ret = open_uffd(h, why);
 	if (ret < 0)
