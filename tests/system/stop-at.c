@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * stop-at PID OFFSET kill|stop|hold MILLISECONDS
+ * stop-at PID OFFSET kill|stop|hold|return [NUMBER]
  *
  * Meets a process at a certain place of its program, e.g. the QEMU of a peer in
  * the middle of a transfer: sets a breakpoint at the address OFFSET (hex, as nm tells of
@@ -8,7 +8,8 @@
  * "hit" and then
  *	kill	ends the process by SIGKILL
  *	stop	stops all of it by SIGSTOP, as a hypervisor that does not schedule it would
- *	hold	keeps that thread for so long; the process goes on afterwards
+ *	hold	keeps that thread for so many milliseconds; the process goes on afterwards
+ *	return	leaves the function, whose first instruction it must be, with that value
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -99,6 +100,21 @@ static void step_back(pid_t thread, int mem, uint64_t address, uint8_t original)
 	ptrace(PTRACE_SETREGS, thread, 0, &regs);
 }
 
+/* As if the function had done nothing but that. */
+static void leave_function(pid_t thread, long long value)
+{
+	struct user_regs_struct regs;
+
+	ptrace(PTRACE_GETREGS, thread, 0, &regs);
+	errno = 0;
+	regs.rip = ptrace(PTRACE_PEEKDATA, thread, regs.rsp, 0);
+	if (errno)
+		die("the stack cannot be read");
+	regs.rsp += sizeof(regs.rip);
+	regs.rax = value;
+	ptrace(PTRACE_SETREGS, thread, 0, &regs);
+}
+
 int main(int argc, char **argv)
 {
 	const uint8_t int3 = 0xcc;
@@ -109,7 +125,7 @@ int main(int argc, char **argv)
 	int mem;
 
 	if (argc < 4) {
-		fprintf(stderr, "usage: stop-at PID OFFSET kill|stop|hold [MILLISECONDS]\n");
+		fprintf(stderr, "usage: stop-at PID OFFSET kill|stop|hold|return [NUMBER]\n");
 		return 2;
 	}
 	pid = atoi(argv[1]);
@@ -133,6 +149,8 @@ int main(int argc, char **argv)
 	step_back(thread, mem, address, original);
 	if (!strcmp(argv[3], "stop"))
 		kill(pid, SIGSTOP);
+	else if (!strcmp(argv[3], "return"))
+		leave_function(thread, argc > 4 ? atoll(argv[4]) : 0);
 	else
 		usleep(1000 * (argc > 4 ? atoi(argv[4]) : 0));
 	/* Our end lets all threads go. */

@@ -20,12 +20,12 @@ def address(symbol):
 
 
 class StopAt:
-    """action: kill, stop, or hold for so many milliseconds."""
+    """action: kill, stop, hold for so many milliseconds, or return that value at once."""
 
-    def __init__(self, level, pid, symbol, action, milliseconds=0):
+    def __init__(self, level, pid, symbol, action, number=0):
         program = put(level, "stop-at")
         self.level = level
-        self._p = level.spawn(f"exec {program} {pid} {address(symbol)} {action} {milliseconds}")
+        self._p = level.spawn(f"exec {program} {pid} {address(symbol)} {action} {number}")
         level.machine.pump(lambda: b"ready\n" in self._p.out or self._p.over, 60, f"a breakpoint at {symbol}")
         check(not self._p.over, f"no breakpoint at {symbol}: {self._p.text()}")
 

@@ -24,7 +24,7 @@ def tsc_offsets(m):
     return result
 
 
-def _note_offset(m, on):
+def note_offset(m, on):
     """An L1's own: to be read while it runs no guest, since then L0's KVM shows the sum."""
     if m[on].tsc_offset_pid != m[on].pid:
         m[on].tsc_offset, m[on].tsc_offset_pid = _offset(m["L0"], m[on].pid, 0), m[on].pid
@@ -121,7 +121,7 @@ def settle(m, peers=("L1a",), policy=None, **spec):
     for on in peers:
         if on not in attached:
             bring(m, on, "rw", rights=[])
-        _note_offset(m, on)
+        note_offset(m, on)
         if on not in vm.peers:
             start_peer(m, on)
     for on in peers:
