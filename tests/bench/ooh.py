@@ -86,6 +86,34 @@ def sweep(m, log, sizes):
     return methods, rows
 
 
+# The Boehm GC: how it knows of written pages, and what it is told so by.
+GC_MIB, GC_ROUNDS = 32, 30
+GC_WAYS = {"full": "", "mprotect": "GC_USE_OOH=0 GC_USE_GETWRITEWATCH=0", "soft-dirty": "GC_USE_OOH=0",
+           "wp-async": "OOH_BACKEND=wp-async", "spml": "OOH_BACKEND=spml", "epml": "OOH_BACKEND=epml"}
+
+
+def collector(m, methods, log):
+    """Mark phases of the Boehm GC, without dirty bits and with those of each kind."""
+    rows = {}
+    for way, environment in GC_WAYS.items():
+        if way not in methods and way not in ("full", "mprotect"):
+            continue
+        exits = m.exits("guest")
+        rows[way] = values(m["guest"].sh(f"{environment} GC_MARKERS=1 gc-cost {GC_MIB} {GC_ROUNDS} {'full' if way == 'full' else ''}",
+                                         timeout=1000))
+        rows[way]["exits"] = m.exits("guest") - exits
+        log(f"Boehm GC, {way}: {rows[way]}")
+    return rows
+
+
+def print_collector(rows):
+    print(f"\nThe Boehm GC, a heap of {GC_MIB} MiB of which little is written, {GC_ROUNDS} rounds; instructions")
+    print("| written pages by | mark phases | each | longest | all of it | exits |\n|---|---|---|---|---|---|")
+    for way, r in rows.items():
+        name = {"full": "nothing: full collections", "mprotect": "mprotect"}.get(way) or NAMES[way]
+        print(f"| {name} | {r['marks']} | {r['mark_sum'] // max(1, r['marks']):,} | {r['mark_most']:,} | {r['total']:,} | {r['exits']:,} |")
+
+
 def write_csv(rows, path):
     with open(path, "w", newline="", encoding="utf-8") as f:
         w = csv.DictWriter(f, FIELDS + ("oracle", "more_exits", "collect_more_exits"), extrasaction="ignore")
@@ -247,11 +275,17 @@ def add_all(figures, log, exit_cycles=EXIT_CYCLES, sizes=SIZES, topology="bench-
         m.boot()
         methods, rows = sweep(m, log, sizes)
         single = steps(m, sizes)
+        gc = collector(m, methods, log)
     finally:
         m.close()
     os.makedirs(paths.RESULTS, exist_ok=True)
     write_csv(rows, os.path.join(paths.RESULTS, "ooh.csv"))
     print_sweep(methods, rows, sizes, exit_cycles)
     print_metrics(rows, single, sizes)
+    print_collector(gc)
     add_figures(figures, methods, rows, sizes)
+    for way, r in gc.items():
+        figures.add(f"gc_{way.replace('-', '_')}_mark", r["mark_sum"] // max(1, r["marks"]), "instructions",
+                    gc["mprotect"]["mark_sum"] // max(1, gc["mprotect"]["marks"]))
+        figures.add(f"gc_{way.replace('-', '_')}_total", r["total"], "instructions", gc["mprotect"]["total"])
     plot(methods, rows, sizes, paths.RESULTS, log)
