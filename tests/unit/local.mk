@@ -18,3 +18,7 @@ CFLAGS_test-span-chan := $(CFLAGS_test-span-wire)
 LIBOOH := $(TOOLS)/libooh
 $(O)/test-libooh: $(addprefix $(LIBOOH)/src/,ooh.c ranges.c pagemap.c wp-async.c soft-dirty.c tracee.c device.c)
 CFLAGS_test-libooh := -D_GNU_SOURCE -I$(LIBOOH)/include -I$(LIBOOH)/src -I$(TOOLS)/ooh-module/include/uapi
+$(O)/test-ooh-tool: $(addprefix $(LIBOOH)/src/,ooh.c ranges.c pagemap.c wp-async.c soft-dirty.c tracee.c device.c) \
+	$(addprefix $(LIBOOH)/tool/,tool-output.c tool-top.c tool-track.c)
+CFLAGS_test-ooh-tool := $(CFLAGS_test-libooh) -I$(LIBOOH)/tool
+LIBS_test-ooh-tool := -ljson-c

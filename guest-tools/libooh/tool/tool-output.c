@@ -49,9 +49,10 @@ int bad_usage(const char *format, ...)
 	return EXIT_USAGE;
 }
 
-void say_to(const char *path)
+int say_to(const char *path, bool errors)
 {
-	out = path ? fopen(path, "we") : stdout;
+	out = path ? fopen(path, "we") : errors ? stderr : stdout;
+	return out ? 0 : -errno;
 }
 
 int say_end(void)
@@ -65,8 +66,6 @@ int say_end(void)
 
 void say_head(void)
 {
-	if (!out)
-		out = stdout;
 	if (opt.format == FORMAT_TEXT)
 		fprintf(out, " EPOCH   SECONDS     PAGES    PAGES/S      MB/S\n");
 	if (opt.format == FORMAT_CSV)

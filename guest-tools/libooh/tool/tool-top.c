@@ -105,7 +105,7 @@ int cmd_top(int argc, char **argv)
 	for (i = 0; i < argc; i++)
 		add(top, atoi(argv[i]));
 	n = top->n;
-	say_to(NULL);
+	say_to(NULL, false);
 	while (top->n && sleep_until(top->t[0].since_ns + opt.interval * 1e9)) {
 		fetch_all(top);
 		say(top);

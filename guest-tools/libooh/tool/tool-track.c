@@ -16,6 +16,9 @@
 #define SHELL_SIGNAL	128	/* what a shell adds to the signal that ended a command */
 #define SHELL_NOT_FOUND	127
 
+/* Of ooh run: it may be over. If the signal comes just before a sleep, that sleep goes on for an epoch. */
+static volatile bool child_ended;
+
 long long now_ns(void)
 {
 	struct timespec t;
@@ -28,9 +31,15 @@ bool sleep_until(long long ns)
 {
 	struct timespec t = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
 
-	while (!tool_stop && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
+	while (!tool_stop && !child_ended && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
 		;
-	return !tool_stop;
+	return !tool_stop && !child_ended;
+}
+
+static void on_child(int number)
+{
+	(void)number;
+	child_ended = true;
 }
 
 static void read_name(struct target *t)
@@ -142,7 +151,7 @@ int cmd_track(int argc, char **argv)
 	if (ret)
 		return fail(ret, "process %ld", pid);
 	say_begin(&t);
-	say_to(NULL);
+	say_to(NULL, false);
 	say_head();
 	ret = follow(&t, &left);
 	target_close(&t);
@@ -188,12 +197,22 @@ static int exit_status(int status)
 	return WIFSIGNALED(status) ? SHELL_SIGNAL + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* -ECHILD: it has ended, and was waited for. */
+static int wait_for_end(pid_t pid, int *status)
+{
+	child_ended = false;
+	return waitpid(pid, status, WNOHANG) == pid ? -ECHILD : 0;
+}
+
 /* Track it until it ends; when it calls exec, begin anew. */
 static int run_tracked(pid_t pid, int *status)
 {
+	struct sigaction child = { .sa_handler = on_child, .sa_flags = SA_NOCLDSTOP };
 	uint64_t left = opt.count;
 	struct target t;
-	int ret;
+	int ret, gone;
+
+	sigaction(SIGCHLD, &child, NULL);
 
 	for (;;) {
 		ret = target_open(&t, pid);
@@ -204,12 +223,16 @@ static int run_tracked(pid_t pid, int *status)
 		say_begin(&t);
 		kill(pid, SIGCONT);
 		say_head();
-		ret = follow(&t, &left);
+		do {
+			ret = follow(&t, &left);
+			/* What a device still has of one that has ended. */
+			if (!ret && child_ended && !tool_stop && !target_fetch(&t) && t.n)
+				say_epoch(&t);
+			gone = wait_for_end(pid, status);
+		} while (!ret && !gone && !tool_stop && (!opt.count || left));
 		target_close(&t);
-		if (ret != -ESRCH)
-			return ret;
-		if (waitpid(pid, status, WNOHANG) == pid)
-			return -ECHILD;	/* waited for */
+		if (gone || ret != -ESRCH)
+			return gone ?: ret;
 		if (kill(pid, 0))
 			return -errno;
 	}
@@ -222,7 +245,9 @@ int cmd_run(int argc, char **argv)
 
 	if (!argc)
 		return bad_usage("run wants a command");
-	say_to(opt.output ?: "/dev/stderr");
+	ret = say_to(opt.output, true);
+	if (ret)
+		return fail(ret, "%s", opt.output);
 	ret = start(argv, &pid);
 	if (ret)
 		return ret < 0 ? fail(ret, "%s", argv[0]) : ret;

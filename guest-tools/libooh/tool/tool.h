@@ -63,7 +63,7 @@ int cmd_run(int argc, char **argv);
 /* tool-output.c: epochs */
 void say_head(void);
 void say_epoch(const struct target *t);
-void say_to(const char *path);		/* epochs go there; NULL: standard output */
+int say_to(const char *path, bool errors);	/* epochs go there; NULL: standard output or, with errors, error */
 int say_end(void);			/* -errno: what was said did not get there */
 
 /* tool-top.c */
