@@ -4,10 +4,13 @@
  * name is the argument; where it is not there the tests are skipped, and with
  * --must that is a failure.
  *
- * test: ooh/lib-wp-async level=L0 args=wp-async,--must timeout=240
- * test: ooh/lib-soft-dirty level=L0 args=soft-dirty,--must timeout=240
- * test: ooh/lib-spml level=guest topology=ooh args=spml,--must timeout=300 tags=fast
- * test: ooh/lib-guest level=guest topology=ooh args=wp-async,--must timeout=300 tags=slow
+ * Long as none was seen to pass as a whole on the machine: the first two did but for by-others, which has been mended
+ * since, and without overlaid; the others wait for a kernel and QEMU with OoH.
+ *
+ * test: ooh/lib-wp-async level=L0 args=wp-async,--must timeout=240 tags=long
+ * test: ooh/lib-soft-dirty level=L0 args=soft-dirty,--must timeout=240 tags=long
+ * test: ooh/lib-spml level=guest topology=ooh args=spml,--must timeout=300 tags=long
+ * test: ooh/lib-guest level=guest topology=ooh args=wp-async,--must timeout=300 tags=long
  */
 #define KTAP_DEADLINE	120
 #include "ktap.h"
