@@ -4,7 +4,7 @@
  * whom; what becomes of it when one of them ends; input that makes no sense.
  *
  * test: ooh/dev level=guest topology=ooh timeout=240 tags=fast
- * test: ooh/dev-debian level=guest topology=ooh-debian timeout=400 tags=slow
+ * test: ooh/dev-guest level=guest topology=ooh-guest timeout=400 tags=long
  */
 #include <pthread.h>
 #include <sys/syscall.h>

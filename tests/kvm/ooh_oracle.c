@@ -13,7 +13,7 @@
  * of tracking promise no more.
  *
  * test: ooh/oracle level=guest topology=ooh args=spml timeout=400 tags=fast
- * test: ooh/oracle-debian level=guest topology=ooh-debian args=spml timeout=600 tags=slow
+ * test: ooh/oracle-guest level=guest topology=ooh-guest args=spml timeout=600 tags=long
  * test: ooh/oracle-long level=guest topology=ooh args=spml,--epochs,10000,--seed,7 timeout=4000 tags=long
  * test: ooh/oracle-blind level=guest topology=ooh args=spml,--blind timeout=400 tags=fast
  * test: ooh/oracle-wp-async level=guest topology=ooh args=wp-async,--own,--epochs,300 timeout=400 tags=slow
