@@ -50,6 +50,8 @@
 #define EXIT_CPUID	10
 #define EXIT_HLT	12
 
+#define COST_EXITS	2000
+
 /* Like nest_run, with the guest's rip in edi. */
 TINY_CODE(enter,
 	  "jmp 1f; .fill 8 - (. - piece_enter), 1, 0x90;"
@@ -58,12 +60,19 @@ TINY_CODE(enter,
 	  "testl %ebp, %ebp; jnz 2f; vmlaunch; jmp 3f; 2: vmresume;"
 	  "3: movl $0x4400, %edx; vmread %edx, %eax; orl $0x80000000, %eax; 4:");
 
+/* The same, and lets the guest go on after esi CPUIDs. */
+TINY_CODE(enter_often,
+	  "jmp 1f; .fill 8 - (. - piece_enter_often), 1, 0x90;"
+	  "decl %esi; jz 4f; movl $0x681e, %edx; vmread %edx, %eax; addl $2, %eax; vmwrite %eax, %edx; vmresume; hlt;"
+	  "1: movl $0x681e, %edx; vmwrite %edi, %edx; testl %ebp, %ebp; jnz 2f; vmlaunch; 2: vmresume; hlt; 4:");
+
 /* What the guest does: ends on L0 by the port, which exits to the L1 elsewhere. */
 TINY_CODE(g_count, "1: incl %eax; movl %eax, (%ebx); cmpl $0, 4(%ebx); je 1b");
 TINY_CODE(g_sse, "movd %eax, %xmm3; pshufd $0, %xmm3, %xmm3; 1: incl 8(%ebx); cmpl $0, 4(%ebx); je 1b; movups %xmm3, 16(%ebx)");
 TINY_CODE(g_cpuid, "movl $7, (%ebx); xorl %eax, %eax; cpuid; movl $0x600d, %esi; movl $8, 0x10005000");
 TINY_CODE(g_hlt, "movl $7, (%ebx); sti; hlt; movl $8, (%ebx)");
 TINY_CODE(g_out, "movl $7, (%ebx)");
+TINY_CODE(g_cpuids, "1: cpuid; jmp 1b");
 
 struct split {
 	struct guest g;
@@ -484,6 +493,45 @@ static void test_again(void)
 	tiny_abort(&s.p.l1);
 }
 
+/* Of an exit to the L1 and the entry after it; least of some, by the TSC. */
+static uint64_t exit_cost(struct split *s, bool again)
+{
+	uint64_t least = ~0ull, t;
+	int i;
+
+	put(s, G_CODE, piece_g_cpuids, piece_g_cpuids_end - piece_g_cpuids);
+	for (i = 0; i < 8; i++) {
+		t = __builtin_ia32_rdtsc();
+		CHECK(TINY_RUN(&s->p.l1, enter_often, .edi = G_CODE, .ebp = again || i, .esi = COST_EXITS) == TINY_DONE,
+		      "ended with %d", s->p.l1.result);
+		t = __builtin_ia32_rdtsc() - t;
+		least = t < least ? t : least;
+	}
+	return least / COST_EXITS;
+}
+
+/* What it costs an L1 that its guest may be taken back; nothing if it is not to be. */
+static void test_cost(void)
+{
+	uint64_t plain, armed, after;
+	struct split s;
+
+	split_init(&s);
+	MUST(set_vcpu(s.g.span, WHO, s.p.id));
+	plain = exit_cost(&s, false);
+	MUST(arm(&s));
+	armed = exit_cost(&s, true);
+	MUST(set_vcpu(s.g.span, WHO, NOBODY));
+	MUST(set_vcpu(s.g.span, WHO, 0));
+	usleep(1500000);
+	after = exit_cost(&s, true);
+	ktap_note("a nested exit and entry: %llu, armed %llu, afterwards %llu cycles of the TSC",
+		  (unsigned long long)plain, (unsigned long long)armed, (unsigned long long)after);
+	CHECK(armed > plain && armed < 3 * plain, "%llu, armed %llu", (unsigned long long)plain,
+	      (unsigned long long)armed);
+	CHECK(after < armed, "%llu after it, armed %llu", (unsigned long long)after, (unsigned long long)armed);
+}
+
 int main(void)
 {
 	static const struct ktap_test tests[] = {
@@ -499,6 +547,7 @@ int main(void)
 		{ "another_guest", test_another_guest },
 		{ "lies", test_lies },
 		{ "again", test_again },
+		{ "cost", test_cost },
 	};
 
 	span_require();
