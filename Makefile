@@ -16,7 +16,7 @@ flavours := trimmed \
 	$(if $(filter y,$(call config,KERNEL_GENERIC)),generic) \
 	$(if $(filter y,$(call config,KERNEL_DEBUG)),debug)
 
-.PHONY: all help bochs qemu kernel kvm port ooh-module tools selftests images \
+.PHONY: all help bochs qemu kernel kvm port ooh-module criu tools selftests images \
 	unit test test-debug bench demo shell config menuconfig \
 	checkpatch dkms clean distclean fast
 
@@ -49,6 +49,10 @@ port-%:
 ooh-module: kernel-guest	## ooh.ko, for VMs that track their processes
 	@scripts/build-ooh-module guest
 	@$(if $(filter y,$(call config,KERNEL_CLOUD)),scripts/build-ooh-module cloud)
+
+criu:			## CRIU with libooh, and Redis, for VMs that track their processes
+	@scripts/build-criu
+	@scripts/build-images --criu
 
 tools:			## spanctl, span-ps
 	@scripts/build-tools

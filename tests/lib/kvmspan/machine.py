@@ -36,6 +36,8 @@ QUIET = ("quiet loglevel=5 mitigations=off reboot=t cryptomgr.notests no_timer_c
          "random.trust_cpu=on audit=0 lsm= nowatchdog panic=-1")
 # Boot-time work of Debian's kernel that a test machine can do without; on an
 # emulator it costs some ten CPU seconds per level.
+# What CRIU asks the kernel about sockets by, and what it probes for.
+CRIU_MODULES = "inet_diag unix_diag tcp_diag udp_diag raw_diag netlink_diag tun veth".split()
 BLACKLIST = ",".join("""
     jent_mod_init crypto_kdf108_init load_system_certificate_list bpf_rstat_kfunc_init bpf_key_sig_kfuncs_init
     bpf_kprobe_multi_kfuncs_init kfunc_init bpf_map_iter_init bpf_prog_iter_init
@@ -462,6 +464,10 @@ class Machine:
         if not os.path.exists(ko):
             raise MachineError(f"no {ko}: run 'make ooh-module'")
         c.file("lib/modules/ooh.ko", ko)
+        for name in ("zsmalloc", "lz4_compress", "lz4hc_compress", "zram"):  # for tests that swap
+            ko = os.path.join(self._module_dir(kernel, "stock"), name + ".ko")
+            if os.path.exists(ko):
+                c.file(f"lib/modules/{name}.ko", ko)
         self._programs(c)
 
     def _initrd_name(self, spec):
@@ -508,8 +514,16 @@ class Machine:
             self._programs(c)
         if spec.ooh:
             self._ooh(c, kernel)
-        if spec.userland == "debian":
+        if spec.userland:
             c.tree("", os.path.join(paths.IMAGES, "userland"))
+        if spec.userland == "criu":
+            c.tree("", os.path.join(paths.IMAGES, "userland-criu"))
+            criu = paths.build("criu", "criu")
+            if not os.path.exists(criu):
+                raise MachineError(f"no {criu}: run 'make criu'")
+            c.file("usr/local/bin/criu", criu, 0o755)
+            for name in CRIU_MODULES:
+                c.file(f"lib/modules/{name}.ko", os.path.join(paths.IMAGES, "modules", kernel, name + ".ko"))
         self._vm_images(c, spec.name)
         c.close()
 
@@ -682,8 +696,9 @@ class Machine:
                    # Off by default on a machine as small as that.
                    "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled", timeout=100)
         if vm.spec.ooh:
-            vm.run("insmod /lib/modules/ooh.ko && echo madvise >/sys/kernel/mm/transparent_hugepage/enabled",
-                   timeout=60)
+            vm.run("cd /lib/modules; for m in zsmalloc lz4_compress lz4hc_compress zram; do "
+                   "[ ! -f $m.ko ] || insmod $m.ko || exit 1; done; "
+                   "insmod ooh.ko && echo madvise >/sys/kernel/mm/transparent_hugepage/enabled", timeout=60)
         self.log(f"{name} is up")
         return vm
 

@@ -18,7 +18,7 @@ KEYS = {
     "irqchip": str,    # of a guest: kernel (all of it in KVM) or split; default: kernel
     "kvmclock": str,   # of a guest: on (and what else KVM offers its guests) or off; default: on
     "kernel": str,     # trimmed, cloud, debug; default: the run's
-    "userland": str,   # of a guest: debian for Debian's programs beside busybox; default: busybox alone
+    "userland": str,   # of a guest: debian for Debian's programs beside busybox, criu for CRIU and Redis, too; default: busybox alone
     "modules": str,    # stock, span: which KVM; default: the run's at L0, stock in an L1
     "window": str,     # size of the span-port's window; none: no port
     "access": str,     # ro, rw: what the guest's policy grants; none: no entry
