@@ -34,10 +34,10 @@ SMALL = 16384          # files up to this size go by the serial line
 # loglevel=5: warnings reach the console, and so the verdict, and survive a crash.
 QUIET = ("quiet loglevel=5 mitigations=off reboot=t cryptomgr.notests no_timer_check "
          "random.trust_cpu=on audit=0 lsm= nowatchdog panic=-1")
-# Boot-time work of Debian's kernel that a test machine can do without; on an
-# emulator it costs some ten CPU seconds per level.
 # What CRIU asks the kernel about sockets by, and what it probes for.
 CRIU_MODULES = "inet_diag unix_diag tcp_diag udp_diag raw_diag netlink_diag tun veth".split()
+# Boot-time work of Debian's kernel that a test machine can do without; on an
+# emulator it costs some ten CPU seconds per level.
 BLACKLIST = ",".join("""
     jent_mod_init crypto_kdf108_init load_system_certificate_list bpf_rstat_kfunc_init bpf_key_sig_kfuncs_init
     bpf_kprobe_multi_kfuncs_init kfunc_init bpf_map_iter_init bpf_prog_iter_init
