@@ -46,9 +46,11 @@ port-trimmed port-debug: port-%: kernel-%
 port-%:
 	@scripts/build-port $*
 
-ooh-module: kernel-guest	## ooh.ko, for VMs that track their processes
-	@scripts/build-ooh-module guest
-	@$(if $(filter y,$(call config,KERNEL_CLOUD)),scripts/build-ooh-module cloud)
+ooh-module: ooh-module-cloud	## ooh.ko, for VMs that track their processes
+ooh-module-%:
+	@scripts/build-ooh-module $*
+ooh-module-guest: kernel-guest
+ooh-module-guest-debug: kernel-guest-debug
 
 criu:			## CRIU with libooh, and Redis, for VMs that track their processes
 	@scripts/build-criu
@@ -60,7 +62,7 @@ tools:			## spanctl, span-ps
 selftests: kernel-trimmed	## KVM selftests and our one-file tests
 	@scripts/build-selftests
 
-images: bochs qemu kernel kvm port tools selftests	## boot images of all levels
+images: bochs qemu kernel kvm port ooh-module tools selftests	## boot images of all levels
 	@scripts/build-images
 
 unit: tools qemu kvm-trimmed	## unit tests on the host (ASan, UBSan)
