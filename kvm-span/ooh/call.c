@@ -177,9 +177,9 @@ static long kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
 	if (head - tail > size)
 		return -KVM_EINVAL;
 	atomic64_inc(&ooh->fetches);
-	/* What is reported after what follows has looked is told of again. */
 	atomic_long_set(&ooh->since, 0);
 	atomic_set(&ooh->tell, 1);
+	/* What is reported after what follows has looked is told of again. */
 	smp_mb();
 	kvm_ooh_flush(ooh);
 	do {

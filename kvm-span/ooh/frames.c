@@ -568,8 +568,8 @@ static bool kvm_ooh_take_chunk(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk,
 	unsigned int i;
 
 	for_each_set_bit(i, chunk->words, KVM_OOH_CHUNK_WORDS) {
-		/* The word, then its frames; see kvm_ooh_wait(). */
 		clear_bit(i, chunk->words);
+		/* The word, then its frames; see kvm_ooh_wait(). */
 		smp_mb__after_atomic();
 		word = xchg(&chunk->waiting[i], 0);
 		atomic_sub(hweight_long(word), &chunk->count);

@@ -28,9 +28,10 @@ u32 kvm_ooh_features(void)
 	return offer_ooh ? KVM_OOH_CAP_SPML : 0;
 }
 
-/* Pairs with kvm_ooh_get(). Never changes back as long as anybody could ask. */
+/* Never changes back as long as anybody could ask. */
 struct kvm_ooh *kvm_ooh_of(struct kvm *kvm)
 {
+	/* Pairs with the cmpxchg() of kvm_ooh_get(). */
 	return smp_load_acquire(&kvm->arch.ooh.state);
 }
 
