@@ -90,7 +90,12 @@ static int track(struct ooh_file *f, struct ooh_track_args *args)
 	err = -ESRCH;
 	if (!mmget_not_zero(mm))
 		goto err_ring;
-	space = ooh_space_new(mm, ring, &f->wait, &ring_vm_ops);
+	space = ooh_space_new(mm, ring, &f->wait, &ring_vm_ops, args->features & OOH_F_EPML);
+	if (IS_ERR(space) && !args->flags && args->features & OOH_F_EPML) {
+		/* Another file may have the log of this process: the host's will do. */
+		args->features = OOH_F_SPML;
+		space = ooh_space_new(mm, ring, &f->wait, &ring_vm_ops, false);
+	}
 	mmput(mm);
 	err = PTR_ERR_OR_ZERO(space);
 	if (err)
@@ -122,7 +127,7 @@ static long ioctl_track(struct ooh_file *f, void __user *arg)
 		return -EINVAL;
 	if (!have || (args.flags & ~have))
 		return -EOPNOTSUPP;
-	args.features = args.flags ?: have & OOH_F_SPML;
+	args.features = args.flags ?: have & OOH_F_EPML ?: have & OOH_F_SPML;
 	if (down_write_killable(&f->lock))
 		return -EINTR;
 	err = track(f, &args);
@@ -310,13 +315,18 @@ static int __init ooh_init(void)
 	err = ooh_probes_init();
 	if (err)
 		goto err_groups;
-	err = misc_register(&ooh_device);
+	err = ooh_logs_init();
 	if (err)
 		goto err_probes;
+	err = misc_register(&ooh_device);
+	if (err)
+		goto err_logs;
 	if (!ooh_host_features())
 		pr_info("this VM's host has no OoH (-cpu ...,+kvm-ooh)\n");
 	return 0;
 
+err_logs:
+	ooh_logs_exit();
 err_probes:
 	ooh_probes_exit();
 err_groups:
@@ -327,6 +337,7 @@ err_groups:
 static void __exit ooh_exit(void)
 {
 	misc_deregister(&ooh_device);
+	ooh_logs_exit();
 	ooh_probes_exit();
 	ooh_groups_exit();
 }

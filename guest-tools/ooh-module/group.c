@@ -56,6 +56,21 @@ void ooh_group_clear(struct ooh_group *group, u64 dirty, u64 unarmed)
 	group->unarmed &= ~unarmed;
 }
 
+/* A page is in no frame any more, or is watched in another way. */
+static void ooh_page_forget(struct ooh_page *page)
+{
+	struct ooh_group *group = ooh_group_of_page(page);
+	u64 bit = BIT_ULL(page->slot);
+
+	if (!(group->logged & bit)) {
+		ooh_frame_del(page);
+		return;
+	}
+	page->pfn = 0;
+	group->used &= ~bit;
+	group->logged &= ~bit;
+}
+
 /*
  * Bring a group to what its page tables say. The look may be old: whatever
  * changed since has left a mark, and the next fetch looks again.
@@ -67,13 +82,16 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 	int err = 0;
 
 	lockdep_assert_held(&ooh_frame_lock);
+	if (look->dirty & look->tracked)
+		ooh_group_set_dirty(group, look->dirty & look->tracked);
 	for (i = 0; i < OOH_GROUP_PAGES; i++) {
 		struct ooh_page *page = &group->page[i];
+		bool log = look->logged & BIT_ULL(i);
 
-		if (page->pfn == look->pfn[i])
+		if (page->pfn == look->pfn[i] && (!page->pfn || log == !!(group->logged & BIT_ULL(i))))
 			continue;
 		if (page->pfn) {
-			ooh_frame_del(page);
+			ooh_page_forget(page);
 			stats->armed--;
 		}
 		/* Also when there is no memory: the page is reported now, and its group stays marked. */
@@ -84,8 +102,13 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 			continue;
 		}
 		stats->fresh++;
-		if (!err)
+		if (log) {
+			page->pfn = look->pfn[i];
+			group->used |= BIT_ULL(i);
+			group->logged |= BIT_ULL(i);
+		} else if (!err) {
 			err = ooh_frame_add(look->pfn[i], page);
+		}
 		if (page->pfn)
 			stats->armed++;
 	}
@@ -115,7 +138,7 @@ void ooh_groups_free(struct ooh_space *space)
 		mutex_lock(&ooh_frame_lock);
 		for (i = 0; i < OOH_GROUP_PAGES; i++)
 			if (group->page[i].pfn)
-				ooh_frame_del(&group->page[i]);
+				ooh_page_forget(&group->page[i]);
 		ooh_group_clear(group, ~0ULL, ~0ULL);
 		ooh_group_put(group);
 		mutex_unlock(&ooh_frame_lock);

@@ -52,7 +52,9 @@ u32 ooh_host_features(void)
 	u32 base = boot_cpu_has(X86_FEATURE_HYPERVISOR) ? hypervisor_cpuid_base(KVM_SIGNATURE, 0) : 0;
 	u32 features = base ? cpuid_eax(base | KVM_CPUID_FEATURES) : 0;
 
-	return features & BIT(KVM_FEATURE_OOH) ? OOH_F_SPML : 0;
+	if (!(features & BIT(KVM_FEATURE_OOH)))
+		return 0;
+	return OOH_F_SPML | (features & BIT(KVM_FEATURE_OOH_EPML) ? OOH_F_EPML : 0);
 }
 
 u64 ooh_host_lost(void)

@@ -81,6 +81,7 @@ struct ooh_group {
 	u64 used;			/* pages that are in a frame */
 	u64 dirty;			/* to be reported */
 	u64 unarmed;			/* in a frame that the host does not watch (yet): dirty, too */
+	u64 logged;			/* watched by their dirty bits (epml.c), not by the host */
 	struct ooh_page page[OOH_GROUP_PAGES];
 };
 
@@ -97,6 +98,14 @@ struct ooh_space {
 	struct xarray groups;		/* of struct ooh_group, by index */
 	struct xarray marks;		/* by index of group: any value */
 	bool all_marked;		/* there was no memory for a mark */
+	struct ooh_log __percpu *log;	/* NULL: the host watches all of it; set once */
+	struct xarray written;		/* with a log: by 32 pages, which were written */
+	struct xarray foreign;		/* so, those that are not watched by their dirty bits */
+	bool all_written;		/* there was no memory for that */
+	bool all_foreign;
+	bool cleaned;			/* entries that TLBs may still have dirty */
+	bool polled;			/* somebody wants to be told of a first entry in the log */
+	bool log_news;			/* there is one since the last fetch */
 	bool ended;			/* the address space is going away */
 	bool given_last;		/* and a fetch has said so */
 
@@ -112,6 +121,8 @@ struct ooh_space {
 struct ooh_look {
 	unsigned long pfn[OOH_GROUP_PAGES];	/* 0: none */
 	u64 tracked;				/* pages that lie in a mapping that is tracked */
+	u64 logged;				/* pages to be watched by their dirty bits */
+	u64 dirty;				/* those of them that were dirty; they are clean now */
 };
 
 /* walk.c: page tables. mmap_lock is held. */
@@ -147,13 +158,19 @@ void ooh_groups_exit(void);
 
 /* space.c */
 struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ring,
-				wait_queue_head_t *wait, const struct vm_operations_struct *own_ops);
+				wait_queue_head_t *wait, const struct vm_operations_struct *own_ops,
+				bool log);
 void ooh_space_free(struct ooh_space *space);
 int ooh_space_fetch(struct ooh_space *space, struct ooh_fetch_args *args);
 void ooh_space_stats(struct ooh_space *space, struct ooh_stats_args *stats);
 __poll_t ooh_space_poll(struct ooh_space *space);
 void ooh_spaces_mark(struct mm_struct *mm, unsigned long start, unsigned long end);
 void ooh_spaces_wake(void);
+struct ooh_space *ooh_space_logged(struct mm_struct *mm);
+u64 ooh_space_foreign(struct ooh_space *space, unsigned long index);
+void ooh_space_written(struct ooh_space *space, unsigned long start, unsigned long end);
+void ooh_spaces_written(struct mm_struct *mm, unsigned long start, unsigned long end);
+void ooh_spaces_foreign(struct mm_struct *mm, unsigned long start, unsigned long end);
 
 /* probe.c */
 int ooh_probes_init(void);
@@ -161,6 +178,20 @@ void ooh_probes_exit(void);
 int ooh_probes_on(void);
 void ooh_probes_off(void);
 bool ooh_probes_moving(void);
+
+/* epml.c */
+int ooh_logs_init(void);
+void ooh_logs_exit(void);
+int ooh_logs_get(void);
+void ooh_logs_put(void);
+bool ooh_log_news(struct ooh_space *space);
+int ooh_log_new(struct ooh_space *space);
+void ooh_log_start(void);
+void ooh_log_free(struct ooh_space *space);
+bool ooh_log_take(struct ooh_space *space);
+void ooh_log_flush(struct ooh_space *space);
+bool ooh_log_clean(pte_t *ptep);
+bool ooh_log_watches(struct vm_area_struct *vma, pte_t pte);
 
 /* host.c */
 u32 ooh_host_features(void);

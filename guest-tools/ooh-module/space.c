@@ -58,6 +58,104 @@ static void mark_range(struct ooh_space *space, unsigned long start, unsigned lo
 	wake(space);
 }
 
+/* In space->written and ->foreign: 32 pages an entry, as many as a value has room for. */
+#define BITS_SHIFT	(PAGE_SHIFT + 5)
+
+/* False: it could not be noted. */
+static bool set_bits(struct xarray *xa, unsigned long start, unsigned long end)
+{
+	unsigned long index = start >> BITS_SHIFT, last = (end - 1) >> BITS_SHIFT;
+	bool ok = last - index < MANY_MARKS;
+
+	for (; ok && index <= last; index++) {
+		unsigned long base = index << BITS_SHIFT;
+		unsigned long from = max(start, base) - base, to = min(end - base, 1UL << BITS_SHIFT);
+		void *old, *new;
+
+		xa_lock(xa);
+		old = xa_load(xa, index);
+		new = xa_mk_value((old ? xa_to_value(old) : 0) |
+				  GENMASK_ULL((to >> PAGE_SHIFT) - 1, from >> PAGE_SHIFT));
+		ok = new == old || !xa_err(__xa_store(xa, index, new, GFP_ATOMIC | __GFP_NOWARN));
+		xa_unlock(xa);
+	}
+	return ok;
+}
+
+/* The bits of a group's pages; taken away with that, if so wanted. */
+static u64 get_bits(struct xarray *xa, unsigned long group, bool take)
+{
+	u64 bits = 0;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		unsigned long index = 2 * group + i;
+		void *entry = take ? xa_erase(xa, index) : xa_load(xa, index);
+
+		if (entry)
+			bits |= (u64)xa_to_value(entry) << (32 * i);
+	}
+	return bits;
+}
+
+/*
+ * With a log: pages were written, whatever their dirty bits say. The note first,
+ * then the mark: whoever takes the mark finds the note.
+ */
+void ooh_space_written(struct ooh_space *space, unsigned long start, unsigned long end)
+{
+	if (!set_bits(&space->written, start, end))
+		WRITE_ONCE(space->all_written, true);
+	mark_range(space, start, end);
+}
+
+/* Which of a group's pages are not to be watched by their dirty bits. */
+u64 ooh_space_foreign(struct ooh_space *space, unsigned long index)
+{
+	return READ_ONCE(space->all_foreign) ? ~0ULL : get_bits(&space->foreign, index, false);
+}
+
+/* The space of an address space that has a log. RCU. */
+struct ooh_space *ooh_space_logged(struct mm_struct *mm)
+{
+	struct ooh_space *space;
+
+	hash_for_each_possible_rcu(spaces, space, by_mm, (unsigned long)mm)
+		if (space->mm == mm && space->log)
+			return space;
+	return NULL;
+}
+
+void ooh_spaces_written(struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	struct ooh_space *space;
+
+	rcu_read_lock();
+	space = ooh_space_logged(mm);
+	if (space)
+		ooh_space_written(space, start, end);
+	rcu_read_unlock();
+}
+
+/* Somebody may write to [start, end) by another mapping, from now on. */
+void ooh_spaces_foreign(struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	struct ooh_space *space;
+
+	if (start >= end)
+		return;
+	rcu_read_lock();
+	space = ooh_space_logged(mm);
+	if (space) {
+		if (!set_bits(&space->foreign, start, end)) {
+			WRITE_ONCE(space->all_foreign, true);
+			WRITE_ONCE(space->all_marked, true);
+		}
+		mark_range(space, start, end);
+	}
+	rcu_read_unlock();
+}
+
 /* A frame came to [start, end) of an address space. */
 void ooh_spaces_mark(struct mm_struct *mm, unsigned long start, unsigned long end)
 {
@@ -95,6 +193,9 @@ static void gone(struct mmu_notifier *notifier, const struct mmu_notifier_range 
 
 	if (range->start >= range->end)
 		return;
+	/* MADV_FREE takes dirty bits away, and leaves the pages. */
+	if (space->log && range->event == MMU_NOTIFY_CLEAR)
+		ooh_space_written(space, range->start, range->end);
 	/* The group is not looked into: it may be freed meanwhile. */
 	xa_for_each_range(&space->groups, index, group, range->start >> OOH_GROUP_SHIFT,
 			  (range->end - 1) >> OOH_GROUP_SHIFT)
@@ -157,14 +258,19 @@ static int mark_unseen(struct ooh_space *space)
 }
 
 /* Look at one group. mmap_lock is held: the mark is taken away and the look done under it. */
-static int look(struct ooh_space *space, unsigned long index)
+static int look(struct ooh_space *space, unsigned long index, bool all_written)
 {
 	struct ooh_group *group;
 	struct ooh_look look;
+	u64 written = 0;
 	int i, err;
 
 	xa_erase(&space->marks, index);
+	if (space->log)
+		written = get_bits(&space->written, index, true) | (all_written ? ~0ULL : 0);
 	ooh_look(space, index, &look);
+	look.dirty |= written & look.logged;
+	space->cleaned |= look.dirty;
 	space->stats.walked++;
 	group = xa_load(&space->groups, index);
 	if (!group) {
@@ -186,16 +292,29 @@ static int look(struct ooh_space *space, unsigned long index)
 /* Look at the groups from first to last that are marked. */
 static int look_marked(struct ooh_space *space, unsigned long first, unsigned long last)
 {
+	bool all_written = false, incomplete;
 	unsigned long index = first;
 	void *entry;
 	int err = 0;
 
-	if (mmap_read_lock_killable(space->mm))
+	/* What is in the log is a mark by that, so the log first. */
+	incomplete = space->log && !ooh_log_take(space);
+	if (mmap_read_lock_killable(space->mm)) {
+		space->all_marked |= incomplete;
 		return -EINTR;
+	}
+	if (xchg(&space->all_written, false)) {
+		all_written = true;
+		/* Groups that this fetch is not about keep it. */
+		if (first || last < (TASK_SIZE_MAX - 1) >> OOH_GROUP_SHIFT)
+			WRITE_ONCE(space->all_written, true);
+	}
+	if (incomplete || all_written)
+		WRITE_ONCE(space->all_marked, true);
 	err = mark_unseen(space);
 	for (entry = xa_find(&space->marks, &index, last, XA_PRESENT); entry && !err;
 	     entry = xa_find_after(&space->marks, &index, last, XA_PRESENT)) {
-		err = look(space, index);
+		err = look(space, index, all_written);
 		if (err) {
 			mark(space, index, GFP_KERNEL_ACCOUNT);
 			break;
@@ -203,11 +322,21 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 		if (need_resched() || mmap_lock_is_contended(space->mm)) {
 			mmap_read_unlock(space->mm);
 			cond_resched();
-			if (mmap_read_lock_killable(space->mm))
-				return -EINTR;
+			if (mmap_read_lock_killable(space->mm)) {
+				err = -EINTR;
+				goto out;
+			}
 		}
 	}
 	mmap_read_unlock(space->mm);
+out:
+	/* Nothing of that was given to anybody yet: what is not flushed now is so next time. */
+	if (err && all_written)
+		WRITE_ONCE(space->all_written, true);
+	if (!err && space->cleaned) {
+		ooh_log_flush(space);
+		space->cleaned = false;
+	}
 	return err;
 }
 
@@ -363,7 +492,7 @@ __poll_t ooh_space_poll(struct ooh_space *space)
 
 	if (READ_ONCE(space->ended))
 		events |= EPOLLIN | EPOLLHUP;
-	if (ooh_irq_news() || READ_ONCE(space->all_marked) || !xa_empty(&space->marks) ||
+	if (ooh_irq_news() || (space->log && ooh_log_news(space)) || READ_ONCE(space->all_marked) || !xa_empty(&space->marks) ||
 	    xa_marked(&space->groups, OOH_DIRTY))
 		events |= EPOLLIN | EPOLLRDNORM;
 	return events;
@@ -399,20 +528,52 @@ static void switch_off(void)
 	ooh_host_off();
 }
 
-/* No look, mark or notifier comes any more when this returns. */
-static void detach(struct ooh_space *space)
+/* spaces_lock is held. */
+static int log_on(struct ooh_space *space)
 {
-	mmu_notifier_unregister(&space->notifier, space->mm);
+	bool busy;
+	int err;
+
+	rcu_read_lock();
+	busy = ooh_space_logged(space->mm);
+	rcu_read_unlock();
+	if (busy)
+		return -EBUSY;
+	err = ooh_logs_get();
+	if (err)
+		return err;
+	err = ooh_log_new(space);
+	if (err)
+		ooh_logs_put();
+	return err;
+}
+
+/* No look or mark by a probe comes any more, and no CPU logs, when this returns. */
+static void unhash(struct ooh_space *space)
+{
 	mutex_lock(&spaces_lock);
 	hash_del_rcu(&space->by_mm);
 	mutex_unlock(&spaces_lock);
 	synchronize_rcu();
+	if (!space->log)
+		return;
+	ooh_log_free(space);
+	ooh_logs_put();
+}
+
+/* ... and none by a notifier. */
+static void detach(struct ooh_space *space)
+{
+	mmu_notifier_unregister(&space->notifier, space->mm);
+	unhash(space);
 }
 
 static void destroy(struct ooh_space *space)
 {
 	ooh_groups_free(space);
 	xa_destroy(&space->marks);
+	xa_destroy(&space->written);
+	xa_destroy(&space->foreign);
 	mutex_lock(&spaces_lock);
 	switch_off();
 	mutex_unlock(&spaces_lock);
@@ -427,9 +588,13 @@ void ooh_space_free(struct ooh_space *space)
 	destroy(space);
 }
 
-/* The caller holds mm's users. The ring and the queue stay the caller's. */
+/*
+ * The caller holds mm's users. The ring and the queue stay the caller's. One
+ * space with a log for an address space: two would clean one another's bits.
+ */
 struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ring,
-				wait_queue_head_t *wait, const struct vm_operations_struct *own_ops)
+				wait_queue_head_t *wait, const struct vm_operations_struct *own_ops,
+				bool log)
 {
 	struct ooh_fetch_args args = { .flags = OOH_FETCH_DISCARD };
 	struct ooh_space *space;
@@ -441,6 +606,8 @@ struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ri
 	mutex_init(&space->lock);
 	xa_init(&space->groups);
 	xa_init(&space->marks);
+	xa_init(&space->written);
+	xa_init(&space->foreign);
 	mmgrab(mm);
 	space->mm = mm;
 	space->ring = ring;
@@ -450,6 +617,11 @@ struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ri
 
 	mutex_lock(&spaces_lock);
 	err = switch_on();
+	if (!err && log) {
+		err = log_on(space);
+		if (err)
+			switch_off();
+	}
 	if (!err)
 		hash_add_rcu(spaces, &space->by_mm, (unsigned long)mm);
 	mutex_unlock(&spaces_lock);
@@ -462,6 +634,8 @@ struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ri
 	err = ooh_host_blind() ? -EOPNOTSUPP : mmu_notifier_register(&space->notifier, mm);
 	if (err)
 		goto err_table;
+	if (space->log)
+		ooh_log_start();
 	space->all_marked = true;
 	space->lost = ooh_host_lost();
 	err = ooh_space_fetch(space, &args);
@@ -475,10 +649,7 @@ err_detach:
 	destroy(space);
 	return ERR_PTR(err);
 err_table:
-	mutex_lock(&spaces_lock);
-	hash_del_rcu(&space->by_mm);
-	mutex_unlock(&spaces_lock);
-	synchronize_rcu();
+	unhash(space);
 	destroy(space);
 	return ERR_PTR(err);
 err_space:

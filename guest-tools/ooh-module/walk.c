@@ -98,7 +98,8 @@ out:
 	local_irq_restore(flags);
 }
 
-static void look_ptes(pmd_t *pmd, unsigned long addr, unsigned long end, struct ooh_look *look)
+static void look_ptes(struct vm_area_struct *vma, u64 log, pmd_t *pmd, unsigned long addr,
+		      unsigned long end, struct ooh_look *look)
 {
 	unsigned int slot = (addr >> PAGE_SHIFT) % OOH_GROUP_PAGES;
 	pte_t *pte = pte_offset_kernel(pmd, addr);
@@ -106,8 +107,14 @@ static void look_ptes(pmd_t *pmd, unsigned long addr, unsigned long end, struct 
 	for (; addr < end; addr += PAGE_SIZE, pte++, slot++) {
 		pte_t value = ptep_get(pte);
 
-		if (pte_present(value) && !is_zero_pfn(pte_pfn(value)))
-			look->pfn[slot] = pte_pfn(value);
+		if (!pte_present(value) || is_zero_pfn(pte_pfn(value)))
+			continue;
+		look->pfn[slot] = pte_pfn(value);
+		if (!(log & BIT_ULL(slot)) || !ooh_log_watches(vma, value))
+			continue;
+		look->logged |= BIT_ULL(slot);
+		if (ooh_log_clean(pte))
+			look->dirty |= BIT_ULL(slot);
 	}
 }
 
@@ -115,8 +122,10 @@ static void look_ptes(pmd_t *pmd, unsigned long addr, unsigned long end, struct 
  * With the lock of the page table: that is what orders a look and the marks of
  * probes. It also hides an entry that is taken out only to be put back changed.
  */
-static void look_pmd(struct mm_struct *mm, unsigned long addr, unsigned long end, struct ooh_look *look)
+static void look_pmd(struct vm_area_struct *vma, u64 log, unsigned long addr, unsigned long end,
+		     struct ooh_look *look)
 {
+	struct mm_struct *mm = vma->vm_mm;
 	pud_t *pud = pud_of(mm, addr);
 	pmd_t *pmdp, pmd;
 	spinlock_t *ptl;
@@ -148,7 +157,7 @@ again:
 		if (pmd_leaf(pmd))
 			put_leaf(look, pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT), addr, end);
 		else if (!pmd_bad(pmd))
-			look_ptes(&pmd, addr, end, look);
+			look_ptes(vma, log, &pmd, addr, end, look);
 	}
 	spin_unlock(ptl);
 out:
@@ -158,6 +167,7 @@ out:
 void ooh_look(struct ooh_space *space, unsigned long index, struct ooh_look *look)
 {
 	unsigned long base = index << OOH_GROUP_SHIFT, limit = base + OOH_GROUP_SIZE;
+	u64 log = space->log ? ~ooh_space_foreign(space, index) : 0;
 	struct mm_struct *mm = space->mm;
 	struct vm_area_struct *vma;
 	VMA_ITERATOR(vmi, mm, base);
@@ -172,6 +182,6 @@ void ooh_look(struct ooh_space *space, unsigned long index, struct ooh_look *loo
 		if (vma->vm_flags & VM_HUGETLB)
 			look_hugetlb(mm, addr, end, look);
 		else
-			look_pmd(mm, addr, end, look);
+			look_pmd(vma, ooh_vma_unseen(vma) ? 0 : log, addr, end, look);
 	}
 }

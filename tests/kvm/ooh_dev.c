@@ -4,6 +4,8 @@
  * whom; what becomes of it when one of them ends; input that makes no sense.
  *
  * test: ooh/dev level=guest topology=ooh timeout=240 tags=fast
+ * long, as not all of it has been seen to pass yet:
+ * test: ooh/dev-epml level=guest topology=ooh-epml timeout=600 tags=long
  * test: ooh/dev-guest level=guest topology=ooh-guest timeout=400 tags=long
  */
 #include <pthread.h>

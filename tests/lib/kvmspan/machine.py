@@ -656,7 +656,8 @@ class Machine:
         # A guest that wants an invariant TSC gets it on an L1 that has one.
         wanted = any(s.kvmclock == "off" for s in self.topology.vms)
         return "host,host-phys-bits=on" + (",migratable=off" if wanted else "") + \
-            (",kvm-ooh=on" if spec.ooh and self.modules == "span" else "")
+            (",kvm-ooh=on" if spec.ooh and self.modules == "span" else "") + \
+            (",kvm-ooh-epml=on" if spec.ooh and "epml" in (self.topology.l0.flags or "") else "")
 
     def launch(self, level, stem, words):
         """Start a QEMU on a level; its pid, once its sockets are there."""
