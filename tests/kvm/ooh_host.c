@@ -8,8 +8,8 @@
  *	ooh_host --logs		beside KVM's own dirty log and one of a span
  *
  * test: ooh/host timeout=400 tags=fast
- * test: ooh/host-logs timeout=600 args=--logs tags=long
- * test: ooh/host-without-pml timeout=400 args=--no-pml tags=long
+ * test: ooh/host-logs timeout=600 args=--logs tags=fast
+ * test: ooh/host-without-pml timeout=400 args=--no-pml tags=fast
  */
 #define KTAP_DEADLINE 120
 #include "oohhost.h"
