@@ -12,6 +12,7 @@ TOPOLOGY = {"topology": "transfer"}
 # Debian's kernel lets a program use I/O ports, and tells what it does.
 DEBIAN = {"topology": "transfer-cloud"}
 DEBIAN_GUEST = {"kernel": "cloud", "memory": 192}
+ONLINE = "/sys/devices/system/cpu/cpu1/online"
 
 
 @case("vcpu/split", timeout=900, tags=("fast", "debug"), **TOPOLOGY)
@@ -83,6 +84,25 @@ def devices(m):
     tr.transfer(m, "L0")
 
 
+@case("vcpu/split-low-memory", timeout=600, tags=("long",), **TOPOLOGY)
+def low_memory(m):
+    """Where the firmware's ROM gave way to memory, all vCPUs see that memory, as the chipset was told, wherever they are."""
+    tr.settle(m)
+    guest = m["guest"]
+    oncpu = put(guest, "oncpu")
+
+    def seen(cpu):
+        # 0xc0000 to 0xfffff, in pieces of 32 KiB.
+        return guest.sh("for at in 192 200 208 216 224 232 240 248; do "
+                        f"{oncpu} {cpu} dd if=/dev/mem bs=4096 skip=$at count=8 2>/dev/null | md5sum; done").split()[::2]
+    before = seen(0)
+    check(len(set(before)) > 1, f"there is nothing in it: {before}")
+    for to, vcpus in (("L1a", [1]), ("L0", [1]), ("L1a", [0]), ("L1a", [1]), ("L0", [0]), ("L0", [1])):
+        tr.transfer(m, to, vcpus)
+        for cpu in (0, 1):
+            equal(seen(cpu), before, f"checksums, read by vCPU {cpu}, owners {tr.owners(m)}")
+
+
 def console(m):
     with open(m.path("guest.console"), encoding="utf-8", errors="replace") as f:
         return f.read()
@@ -99,25 +119,80 @@ def offline(m):
     tr.settle(m)
     j = Journey(m)
     guest = m["guest"]
-    online = "/sys/devices/system/cpu/cpu1/online"
     for to in ("L1a", "L0"):
         j.go(to, [1])
-        guest.run(f"echo 0 >{online}", timeout=200)
+        guest.run(f"echo 0 >{ONLINE}", timeout=200)
         equal(guest.sh("nproc"), "1", f"CPUs, vCPU 1 on {to}")
         j.torture.check(f"with one CPU, vCPU 1 on {to}", alive=[k for k in KINDS if k != "debugreg"], cpus=[0])
-        guest.run(f"echo 1 >{online}", timeout=200)
+        guest.run(f"echo 1 >{ONLINE}", timeout=200)
         equal(guest.sh("nproc"), "2", f"CPUs again, vCPU 1 on {to}")
         j.check(f"with two CPUs again, vCPU 1 on {to}")
     # Off, then away, then on: INIT and SIPI find it at its new place.
-    guest.run(f"echo 0 >{online}", timeout=200)
+    guest.run(f"echo 0 >{ONLINE}", timeout=200)
     j.go("L1a", [1])
-    guest.run(f"echo 1 >{online}", timeout=200)
+    guest.run(f"echo 1 >{ONLINE}", timeout=200)
     equal(guest.sh("nproc"), "2", "CPUs, vCPU 1 started on L1a")
     j.check("vCPU 1 was started on L1a")
     j.go("L0", [1])
     text = guest.sh("dmesg | grep -i -E 'tsc|clocksource' | tail -5")
     check("unstable" not in text and "warp" not in text, text)
     j.end()
+
+
+# Says nothing meanwhile, since the seat moves.
+ONOFF = ("rm -f /tmp/enough /tmp/onoff; while [ ! -e /tmp/enough ]; do "
+         f"echo 0 >{ONLINE} && echo 1 >{ONLINE} || exit 1; echo . >>/tmp/onoff; done")
+
+
+@case("vcpu/split-hotplug", timeout=1500, tags=("long",), **TOPOLOGY)
+def hotplug(m):
+    """The guest takes CPU 1 offline and online all the time, while both vCPUs go about: INIT and SIPI meet every step of a move."""
+    tr.settle(m, peers=("L1a", "L1b"))
+    j = Journey(m)
+    guest = m["guest"]
+    p = guest.spawn(ONOFF)
+    tr.quiet(m)
+    rng = random.Random(3)
+    for _ in range(24):
+        to = rng.choice(("L0", "L1a", "L1b"))
+        vcpus = rng.choice([v for v in ([1], [0], [0, 1]) if any(j.owners[n] != tr.where(to) for n in v)] or [None])
+        if vcpus:
+            j.hop(to, vcpus)
+        m.sleep(round(rng.random() * 0.1, 4))
+    j.look("while CPU 1 comes and goes")
+    guest.run("touch /tmp/enough")
+    m.pump(lambda: p.over, 200, "the end of it")
+    rc, out = p.wait()
+    equal(rc, 0, f"exit status ({out[-300:]})")
+    times = int(guest.sh("wc -l </tmp/onoff"))
+    m.log_line("hotplug", f"{times} times")
+    check(times >= 6, f"it was offline {times} times only")
+    equal(guest.sh("nproc"), "2", "CPUs in the end")
+    j.check("when both CPUs are there to stay")
+    if j.owners != [tr.BASE] * 2:
+        j.go("L0")
+    j.end()
+
+
+@case("vcpu/split-boot", timeout=900, tags=("long",), **TOPOLOGY)
+def boot(m):
+    """A guest that starts with its vCPU 1, which waits for a SIPI, in an L1: firmware and Linux find it there."""
+    for delay in (0, 0.01, 0.05):
+        tr.settle(m)
+        guest = m["guest"]
+        boots = guest.endpoint.boots
+        m.qmp("guest", "system_reset")
+        m.sleep(delay)
+        number = tr.start(m, "L1a", [1])
+        equal(tr.wait(m, number)["status"], "completed", f"status of a transfer {delay} s after the reset")
+        check(guest.endpoint.boots == boots, f"the guest was up {delay} s after the reset")
+        m.wait_reboot("guest", boots)
+        equal(tr.owners(m), [tr.BASE, "L1a"], "owners")
+        equal(guest.sh("nproc"), "2", f"CPUs, vCPU 1 in an L1 {delay} s after the reset")
+        t = Torture(m, EASY)
+        t.check("started with vCPU 1 in an L1")
+        equal(t.stop()["sum"], 0, "errors")
+        tr.transfer(m, "L0", [1])
 
 
 @case("vcpu/split-xapic", timeout=900, tags=("long",), **TOPOLOGY)
@@ -217,11 +292,10 @@ def tsc_check(m):
     tr.settle(m, flags="tsc-adjust=off", **DEBIAN_GUEST)
     guest = m["guest"]
     guest.run("echo 'file arch/x86/kernel/tsc_sync.c +p' >/sys/kernel/debug/dynamic_debug/control")
-    online = "/sys/devices/system/cpu/cpu1/online"
     for number, to in enumerate(("L0", "L1a", "L0"), 1):
         if tr.owners(m)[1] != tr.where(to):
             tr.transfer(m, to, [1])
-        guest.run(f"echo 0 >{online} && echo 1 >{online}", timeout=300)
+        guest.run(f"echo 0 >{ONLINE} && echo 1 >{ONLINE}", timeout=300)
         equal(int(guest.sh("dmesg | grep -c 'TSC synchronization .*: passed'")), number, f"checks passed, vCPU 1 on {to}")
         text = guest.sh("dmesg | grep -i -E 'unstable|warp' || true")
         equal(text, "", "what the guest says of its TSC")
