@@ -184,11 +184,13 @@ static void way_remap(unsigned long *r, int me)
 static void way_move(unsigned long *r, int me)
 {
 	int from = CHURN + 2 * me + next(r) % 2, to = from ^ 1;
-	unsigned long at = next(r) % 32, n = 1 + next(r) % 32;
+	unsigned long at = next(r) % 32, n = 1 + next(r) % 32, i;
 
 	write_some(from, r, 3);
-	MUST(mremap(page_of(from, at), n * PAGE, n * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, page_of(to, at)) ==
-	     MAP_FAILED ? -1 : 0);
+	/* One page after the other: what it was put together from may be several mappings. */
+	for (i = 0; i < n; i++)
+		MUST(mremap(page_of(from, at + i), PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+			    page_of(to, at + i)) == MAP_FAILED ? -1 : 0);
 	MUST(mmap(page_of(from, at), n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
 		  -1, 0) == MAP_FAILED ? -1 : 0);
 	write_some(to, r, 3);
