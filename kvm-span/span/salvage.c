@@ -25,7 +25,6 @@
 
 /* One salvage at a time, so that a VM is not held twice. */
 static DEFINE_MUTEX(kvm_span_salvage_lock);
-static u64 kvm_span_holds;		/* how many there were; under it */
 
 /* vCPUs that are held wait here. */
 static DECLARE_WAIT_QUEUE_HEAD(kvm_span_held_wait);
@@ -42,18 +41,18 @@ struct kvm_span_salvage_work {
 	struct kvm_span_salvage arg;
 };
 
-/* Before and after KVM_RUN, with vcpu->mutex held, which the salvage does not need then. */
+/*
+ * Before and after KVM_RUN, with vcpu->mutex held and the vCPU not loaded: the
+ * salvage gets the mutex, and nobody runs the vCPU until it is through.
+ */
 void __kvm_span_wait_held(struct kvm_vcpu *vcpu)
 {
 	struct kvm *kvm = vcpu->kvm;
-	u64 held;
 
-	while ((held = READ_ONCE(kvm->arch.span.held))) {
-		/* The vCPU is put: who sees this may load it. */
-		smp_store_release(&vcpu->span.parked, held);
-		wait_event(kvm_span_held_wait, READ_ONCE(kvm->arch.span.held) != held);
-		/* What was done to it is to be seen here; with the release's store. */
-		smp_acquire__after_ctrl_dep();
+	while (READ_ONCE(kvm->arch.span.held)) {
+		mutex_unlock(&vcpu->mutex);
+		wait_event(kvm_span_held_wait, !READ_ONCE(kvm->arch.span.held));
+		mutex_lock(&vcpu->mutex);
 	}
 }
 
@@ -63,11 +62,6 @@ void __kvm_span_wait_held(struct kvm_vcpu *vcpu)
  */
 static bool kvm_span_salvage_look(struct kvm_span_salvage_work *w, struct kvm_vcpu *vcpu)
 {
-	/* Pairs with the store in __kvm_span_wait_held(). */
-	if (smp_load_acquire(&vcpu->span.parked) == w->kvm->arch.span.held) {
-		kvm_span_shot_now(w->member, vcpu, &w->outside);
-		return true;
-	}
 	if (!mutex_trylock(&vcpu->mutex)) {
 		/* In guest mode, halted, or on its way; see vcpu_run(). */
 		kvm_make_request(KVM_REQ_UNBLOCK, vcpu);
@@ -86,8 +80,8 @@ static void kvm_span_salvage_hold(struct kvm_span_salvage_work *w)
 	struct kvm_vcpu *vcpu;
 	unsigned long i;
 
-	/* Before any look at a vCPU: who enters KVM_RUN later sees it. */
-	smp_store_mb(w->kvm->arch.span.held, ++kvm_span_holds);
+	/* Before any look at a vCPU: who gets its mutex later sees it. */
+	smp_store_mb(w->kvm->arch.span.held, true);
 	for (;;) {
 		w->all = true;
 		kvm_for_each_vcpu(i, vcpu, w->kvm) {
@@ -106,8 +100,7 @@ static void kvm_span_salvage_hold(struct kvm_span_salvage_work *w)
 
 static void kvm_span_salvage_release(struct kvm_span_salvage_work *w)
 {
-	/* After all that was done to its vCPUs. */
-	smp_store_release(&w->kvm->arch.span.held, 0);
+	WRITE_ONCE(w->kvm->arch.span.held, false);
 	wake_up_all(&kvm_span_held_wait);
 }
 
