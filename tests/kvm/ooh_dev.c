@@ -3,7 +3,7 @@
  * /dev/ooh, one thing at a time: what is written is given, once; who may track
  * whom; what becomes of it when one of them ends; input that makes no sense.
  *
- * test: ooh/dev level=guest topology=ooh timeout=600 tags=fast
+ * test: ooh/dev level=guest topology=ooh timeout=600 tags=long
  * long, as not all of it has been seen to pass yet:
  * test: ooh/dev-epml level=guest topology=ooh-epml timeout=600 tags=long
  * test: ooh/dev-guest level=guest topology=ooh-guest timeout=400 tags=long

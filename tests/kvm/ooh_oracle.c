@@ -12,13 +12,13 @@
  * itself, by the mapping it is found in, has to be found: the kernel's own ways
  * of tracking promise no more.
  *
- * test: ooh/oracle level=guest topology=ooh args=spml timeout=600 tags=fast
+ * test: ooh/oracle level=guest topology=ooh args=spml timeout=600 tags=long
  * test: ooh/oracle-guest level=guest topology=ooh-guest args=spml timeout=600 tags=long
  * test: ooh/oracle-long level=guest topology=ooh args=spml,--epochs,10000,--seed,7 timeout=4000 tags=long
  * long, as it has not been seen to pass yet:
  * test: ooh/oracle-epml level=guest topology=ooh-epml args=epml timeout=600 tags=long
- * test: ooh/oracle-blind level=guest topology=ooh args=spml,--blind timeout=600 tags=fast
- * test: ooh/oracle-wp-async level=guest topology=ooh args=wp-async,--own,--epochs,300 timeout=400 tags=slow
+ * test: ooh/oracle-blind level=guest topology=ooh args=spml,--blind timeout=600 tags=long
+ * test: ooh/oracle-wp-async level=guest topology=ooh args=wp-async,--own,--epochs,300 timeout=400 tags=long
  */
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
