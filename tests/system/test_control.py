@@ -233,3 +233,70 @@ def wrong_state(m):
     t.check("on L1a after wrong state on L0")
     tr.transfer(m, "L0")
     equal(t.stop()["sum"], 0, "errors")
+
+
+def orphan(m, what):
+    """The state of both vCPUs is with the base; who had them is gone, who should have got them does nothing. Events from here on."""
+    tr.settle(m, peers=("L1a", "L1b"), policy={"on-peer-loss": "reset"})
+    t = Torture(m, EASY)
+    tr.transfer(m, "L1a")
+    guest, after = m["guest"], len(m.events("guest"))
+    spot = StopAt(m["L1b"], guest.peers["L1b"].pid, "span_node_load_start", "stop")
+    injected = StopAt(m["L0"], guest.base.pid, *what) if what else None
+    number = tr.start(m, "L1b", timeout_ms=1000)
+    m.pump(lambda: spot.hit, 100, "the new owner to begin to load")
+    m["L1a"].run(f"kill -9 {guest.peers['L1a'].pid}")
+    data = tr.wait(m, number, after)
+    equal(data["status"], "failed", "status")
+    check(not injected or injected.hit, f"the base did not get to {what}")
+    return t, after
+
+
+def orphan_ends(m, boots):
+    """The vCPUs were lost, and the policy says that the guest begins anew."""
+    guest = m["guest"]
+    tr.follow(m)
+    m.wait_reboot("guest", boots)
+    equal(tr.owners(m), [tr.BASE] * 2, "owners after the reset")
+    guest.lost = "L1s that had it are lost"
+
+
+def drop_peers(m):
+    for on in ("L1a", "L1b"):
+        m["guest"].peers.pop(on).disconnect()
+        m.kill_vm(on)
+
+
+@case("vcpu/orphan-run", timeout=600, tags=("long",), **TOPOLOGY)
+def orphan_run(m):
+    """Both the old and the new owner are lost before the new one runs: the base goes on with the exact state."""
+    t, after = orphan(m, None)
+    tr.follow(m)
+    equal(tr.owners(m), [tr.BASE] * 2, "owners")
+    t.check("run by the base with the state that it had")
+    lost = [e["data"] for e in m.events("guest")[after:] if e["event"] == "SPAN_PEER_LOST" and e["data"]["name"] == "L1a"]
+    equal([e["vcpus"] for e in lost], [[]], "what was lost with L1a")
+    equal(t.stop()["sum"], 0, "errors")
+    drop_peers(m)
+
+
+@case("vcpu/orphan-not-fenced", timeout=600, tags=("long",), **TOPOLOGY)
+def orphan_not_fenced(m):
+    """As before, but the kernel does not cut off the old owner at once: nobody may run that state, it is lost."""
+    _, after = orphan(m, ("span_kernel_revoke", "return", -5))
+    boots = m["guest"].endpoint.boots
+    e = m.wait_event("guest", "SPAN_PEER_LOST", after=after, timeout=200)
+    equal((e["data"]["name"], e["data"]["vcpus"]), ("L1a", [0, 1]), "who was lost")
+    orphan_ends(m, boots)
+    drop_peers(m)
+
+
+@case("vcpu/orphan-not-loaded", timeout=600, tags=("long",), **TOPOLOGY)
+def orphan_not_loaded(m):
+    """As before, and the base's own KVM does not take the state: it is lost, and the base lives."""
+    _, after = orphan(m, ("kvm_vcpu_ioctl", "return", -5))
+    boots = m["guest"].endpoint.boots
+    m.pump(lambda: any(e["event"] == "SPAN_PEER_LOST" and e["data"]["vcpus"] == [0, 1] for e in m.events("guest")[after:]),
+           200, "the loss of both vCPUs")
+    orphan_ends(m, boots)
+    drop_peers(m)
