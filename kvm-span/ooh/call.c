@@ -191,7 +191,8 @@ static long kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
 		cond_resched();
 	} while (n == KVM_OOH_BATCH && !signal_pending(current));
 	mark_page_dirty(ooh->kvm, gpa_to_gfn(ooh->ring));
-	return min_t(u64, kvm_ooh_waiting(ooh), INT_MAX);
+	/* A whole look found no more: what was written since is for another fetch. */
+	return n < max ? 0 : min_t(u64, kvm_ooh_waiting(ooh), INT_MAX);
 }
 
 /* Lists of ranges. */

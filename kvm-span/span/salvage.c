@@ -87,7 +87,10 @@ static void kvm_span_salvage_hold(struct kvm_span_salvage_work *w)
 		kvm_for_each_vcpu(i, vcpu, w->kvm) {
 			if (test_bit(i, seen))
 				continue;
-			if (kvm_span_salvage_look(w, vcpu))
+			/* A look may take a while, too. */
+			if (ktime_after(ktime_get(), until))
+				w->all = false;
+			else if (kvm_span_salvage_look(w, vcpu))
 				__set_bit(i, seen);
 			else
 				w->all = false;

@@ -30,7 +30,7 @@
 #include "span_hooks.h"
 
 /* How long a page of an L1 may be out of reach. */
-#define KVM_SPAN_READ_MS	10
+#define KVM_SPAN_READ_MS	2
 
 /* What an exit to the L1 means for the state that was taken at it. */
 enum kvm_span_exit {
@@ -70,7 +70,6 @@ struct kvm_span_shot {
 	bool known[ARRAY_SIZE(kvm_span_msrs)];
 	u32 reason;			/* of the last exit */
 	u64 eptp;			/* leads to the guest's memory */
-	u64 other_eptp;			/* does not */
 	struct kvm_span_nested nested;
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
@@ -79,6 +78,7 @@ struct kvm_span_shot {
 	u64 msrs[ARRAY_SIZE(kvm_span_msrs)];
 	u64 xcr0;
 	u32 isr[8];			/* in service, at the exit */
+	u32 irr[8];			/* requested, at the exit */
 	struct kvm_lapic_state apic;
 	u64 posted[4];
 	u8 *xsave;
@@ -128,7 +128,6 @@ struct kvm_span_shot *kvm_span_shot_new(struct kvm_span_member *member,
 	shot->kvm = member->kvm;
 	shot->vcpu = base->vcpu_id;
 	shot->eptp = INVALID_GPA;
-	shot->other_eptp = INVALID_GPA;
 	static_branch_inc(&kvm_span_shots.key);
 	spin_lock(&kvm_span_shots_lock);
 	hlist_add_head_rcu(&shot->node, &shot->kvm->arch.span.shots);
@@ -152,7 +151,8 @@ void kvm_span_shot_end(struct kvm_span_shot *shot)
 
 /*
  * Memory of the L1, whoever calls this. Its process may do with its memory and
- * its mmap_lock what it likes: neither is waited for.
+ * its mmap_lock what it likes: the lock is not waited for, and a page that is not
+ * mapped is not brought in, which may take as long as the process wants.
  */
 static int kvm_span_shot_page(struct mm_struct *mm, unsigned long hva, struct page **page)
 {
@@ -164,7 +164,7 @@ static int kvm_span_shot_page(struct mm_struct *mm, unsigned long hva, struct pa
 			return -EBUSY;
 		cond_resched();
 	}
-	got = get_user_pages_remote(mm, hva, 1, FOLL_NOWAIT, page, NULL);
+	got = get_user_pages_remote(mm, hva, 1, FOLL_NOFAULT, page, NULL);
 	mmap_read_unlock(mm);
 	return got == 1 ? 0 : -EFAULT;
 }
@@ -230,7 +230,7 @@ static bool kvm_span_shot_is(struct kvm_span_shot *shot, u64 eptp, u64 cr3)
 	int idx;
 
 	lockdep_assert_held(&shot->lock);
-	if (!shot->span || eptp == shot->other_eptp)
+	if (!shot->span)
 		return false;
 	if (eptp == shot->eptp)
 		return true;
@@ -240,7 +240,8 @@ static bool kvm_span_shot_is(struct kvm_span_shot *shot, u64 eptp, u64 cr3)
 	slot = gfn_to_memslot(shot->kvm, gpa_to_gfn(gpa));
 	same = kvm_span_of(slot) == shot->span;
 	srcu_read_unlock(&shot->kvm->srcu, idx);
-	*(same ? &shot->eptp : &shot->other_eptp) = eptp;
+	if (same)
+		shot->eptp = eptp;
 	return same;
 }
 
@@ -349,7 +350,6 @@ static enum kvm_span_exit kvm_span_exit_kind(struct kvm_vcpu *vcpu, u32 reason, 
 	case EXIT_REASON_CR_ACCESS:
 	case EXIT_REASON_DR_ACCESS:
 	case EXIT_REASON_GDTR_IDTR:
-	case EXIT_REASON_LDTR_TR:
 	case EXIT_REASON_MSR_READ:
 	case EXIT_REASON_WBINVD:
 	case EXIT_REASON_XSETBV:
@@ -459,6 +459,19 @@ static void kvm_span_shot_fpu(struct kvm_span_shot *shot, struct kvm_vcpu *vcpu)
 	shot->xcr0 = vcpu->arch.xcr0;
 }
 
+/* For user space that does not know of payloads, reading delivers one. */
+static void kvm_span_shot_sregs(struct kvm_span_shot *shot, struct kvm_vcpu *vcpu)
+{
+	struct kvm_queued_exception ex = vcpu->arch.exception;
+	unsigned long cr2 = vcpu->arch.cr2, dr6 = vcpu->arch.dr6;
+
+	memset(&shot->sregs, 0, sizeof(shot->sregs));
+	__get_sregs(vcpu, &shot->sregs);
+	vcpu->arch.exception = ex;
+	vcpu->arch.cr2 = cr2;
+	vcpu->arch.dr6 = dr6;
+}
+
 /*
  * The vCPU is loaded, in guest mode, and this is its guest. Changes nothing in it,
  * as the guest may run on.
@@ -472,15 +485,16 @@ static void kvm_span_shot_take(struct kvm_span_shot *shot, struct kvm_vcpu *vcpu
 	shot->nested = *nested;
 	shot->halted = vcpu->arch.mp_state == KVM_MP_STATE_HALTED;
 	__get_regs(vcpu, &shot->regs);
-	memset(&shot->sregs, 0, sizeof(shot->sregs));
-	__get_sregs(vcpu, &shot->sregs);
+	kvm_span_shot_sregs(shot, vcpu);
 	kvm_span_shot_events(shot, vcpu);
 	kvm_span_shot_debug(shot, vcpu);
 	for (i = 0; i < ARRAY_SIZE(kvm_span_msrs); i++)
 		shot->known[i] = !__kvm_get_msr(vcpu, kvm_span_msrs[i], &shot->msrs[i], true);
 	kvm_span_shot_fpu(shot, vcpu);
-	for (i = 0; i < ARRAY_SIZE(shot->isr); i++)
+	for (i = 0; i < ARRAY_SIZE(shot->isr); i++) {
 		shot->isr[i] = READ_ONCE(*(const u32 *)(nested->apic + APIC_ISR + 0x10 * i));
+		shot->irr[i] = READ_ONCE(*(const u32 *)(nested->apic + APIC_IRR + 0x10 * i));
+	}
 	shot->valid = true;
 }
 
@@ -532,6 +546,8 @@ void kvm_span_shot_now(struct kvm_span_member *member, struct kvm_vcpu *vcpu,
 	struct kvm_span_nested nested;
 	struct kvm_span_shot *shot;
 
+	if (!kvm_x86_ops.nested_ops->span_look)
+		return;
 	vcpu_load(vcpu);
 	if (!is_guest_mode(vcpu))
 		goto out;
@@ -585,6 +601,9 @@ static int kvm_span_shot_eoi(struct kvm_span_shot *shot)
 		return 0;
 	bit = BIT(__fls(shot->isr[i]));
 	if (kvm_span_shot_apic(shot, APIC_TMR + 0x10 * i) & bit)
+		return -EOPNOTSUPP;
+	/* Requested once more, and not any longer: the L1 may have accepted that one. */
+	if (shot->irr[i] & ~kvm_span_shot_apic(shot, APIC_IRR + 0x10 * i) & bit)
 		return -EOPNOTSUPP;
 	if (kvm_span_shot_apic(shot, APIC_ISR + 0x10 * i) & bit)
 		return 0;
@@ -645,8 +664,18 @@ static int kvm_span_shot_read_apic(struct kvm_span_shot *shot)
 }
 
 /*
+ * Its table may have become another guest's since it was looked at; and what was
+ * mapped there then is mapped still, or it is not read.
+ */
+static int kvm_span_shot_still(struct kvm_span_shot *shot)
+{
+	shot->eptp = INVALID_GPA;
+	return kvm_span_shot_is(shot, shot->nested.eptp, shot->sregs.cr3) ? 0 : -EFAULT;
+}
+
+/*
  * All vCPUs of the L1 are held. Is there a state that the guest can go on with?
- * Reads what is missing.
+ * Reads what is missing. Nobody changes the shot afterwards, though the L1 goes on.
  */
 int kvm_span_shot_ready(struct kvm_span_shot *shot)
 {
@@ -659,12 +688,15 @@ int kvm_span_shot_ready(struct kvm_span_shot *shot)
 		   (shot->exit == KVM_SPAN_EXIT_RAM && !kvm_span_shot_is_ram(shot))) {
 		r = -EBUSY;
 	} else {
-		r = kvm_span_shot_read_apic(shot);
+		r = kvm_span_shot_still(shot);
+		if (!r)
+			r = kvm_span_shot_read_apic(shot);
 		if (!r && shot->exit == KVM_SPAN_EXIT_EOI)
 			r = kvm_span_shot_eoi(shot);
 		if (!r && shot->exit != KVM_SPAN_EXIT_INSIDE && !shot->nested.delivers)
 			kvm_span_shot_unaccept(shot);
 	}
+	shot->span = NULL;
 	mutex_unlock(&shot->lock);
 	return r;
 }
@@ -851,6 +883,9 @@ int kvm_span_shot_give(struct kvm_span_shot *shot, struct kvm_vcpu *base)
 		mp.mp_state = KVM_MP_STATE_HALTED;
 	if (!r)
 		r = kvm_arch_vcpu_ioctl_set_mpstate(base, &mp);
+	/* A kick that only the L1 knows of would be missed; guests expect too many. */
+	if (!r && (shot->halted || shot->reason == EXIT_REASON_HLT))
+		base->arch.pv.pv_unhalted = true;
 	mutex_unlock(&shot->lock);
 	mutex_unlock(&base->mutex);
 	return r;
