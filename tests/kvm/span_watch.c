@@ -126,7 +126,7 @@ static void t_features(void)
 	MUST(ioctl(span_dev(), KVM_SPAN_GET_INFO, &info));
 	CHECK(info.features & KVM_SPAN_FEATURE_WATCH, "%#llx", info.features);
 	CHECK(info.features & KVM_SPAN_FEATURE_LOG, "%#llx", info.features);
-	CHECK(!(info.features >> 7), "%#llx: bits without a name", info.features);
+	CHECK(!(info.features >> 8), "%#llx: bits without a name", info.features);
 }
 
 /* A binary of before the watches: a shorter structure and no rights. */
