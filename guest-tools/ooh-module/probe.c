@@ -16,8 +16,10 @@
 #include <linux/fprobe.h>
 #include <linux/ftrace.h>
 #include <linux/hugetlb.h>
+#include <linux/mutex.h>
 #include <linux/rmap.h>
 #include <linux/userfaultfd_k.h>
+#include <linux/workqueue.h>
 
 #include "ooh.h"
 
@@ -225,21 +227,13 @@ int ooh_probes_init(void)
 	return err;
 }
 
-void ooh_probes_exit(void)
-{
-	if (IS_ENABLED(CONFIG_USERFAULTFD))
-		unregister_fprobe(&move_probe);
-	free_filters(ARRAY_SIZE(probes));
-}
-
 static void off(unsigned int n)
 {
 	while (n--)
 		unregister_ftrace_function(&probes[n].ops);
 }
 
-/* space.c: its mutex is held. */
-int ooh_probes_on(void)
+static int on(void)
 {
 	unsigned int i;
 	int err;
@@ -255,7 +249,58 @@ int ooh_probes_on(void)
 	return 0;
 }
 
+/*
+ * Each probe that goes waits for all tasks of the system, so they stay for a while
+ * after the last user; without one they find no address space and do nothing.
+ */
+#define PROBES_LINGER	(5 * HZ)
+
+static DEFINE_MUTEX(probes_lock);	/* of the next two */
+static bool probing;
+static bool wanted;
+
+static void off_later(struct work_struct *work)
+{
+	mutex_lock(&probes_lock);
+	if (probing && !wanted) {
+		off(ARRAY_SIZE(probes));
+		probing = false;
+	}
+	mutex_unlock(&probes_lock);
+}
+
+static DECLARE_DELAYED_WORK(off_work, off_later);
+
+int ooh_probes_on(void)
+{
+	int err = 0;
+
+	mutex_lock(&probes_lock);
+	if (!probing)
+		err = on();
+	if (!err) {
+		probing = true;
+		wanted = true;
+	}
+	mutex_unlock(&probes_lock);
+	return err;
+}
+
 void ooh_probes_off(void)
 {
-	off(ARRAY_SIZE(probes));
+	mutex_lock(&probes_lock);
+	wanted = false;
+	mod_delayed_work(system_wq, &off_work, PROBES_LINGER);
+	mutex_unlock(&probes_lock);
+}
+
+/* Nobody has a file open. */
+void ooh_probes_exit(void)
+{
+	cancel_delayed_work_sync(&off_work);
+	if (probing)
+		off(ARRAY_SIZE(probes));
+	if (IS_ENABLED(CONFIG_USERFAULTFD))
+		unregister_fprobe(&move_probe);
+	free_filters(ARRAY_SIZE(probes));
 }
