@@ -384,7 +384,6 @@ static bool kvm_span_masked_for(struct kvm_span *span, int access, u64 page,
 	return masked;
 }
 
-/* Pairs with the publication of a bitmap, after it was cleared. */
 u32 kvm_span_masked_why(const struct kvm_span_watch *watch, enum kvm_span_why why, u64 page)
 {
 	unsigned long *map;
@@ -392,6 +391,7 @@ u32 kvm_span_masked_why(const struct kvm_span_watch *watch, enum kvm_span_why wh
 	int i;
 
 	for (i = 0; i < KVM_SPAN_NR_ACCESS; i++) {
+		/* Pairs with the publication of the bitmap, after it was cleared. */
 		map = smp_load_acquire(&watch->masked[why][i]);
 		if (map && test_bit(page, map))
 			masked |= BIT(i);
