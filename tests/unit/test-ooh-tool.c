@@ -2,44 +2,29 @@
 /* The program ooh on a made-up /dev/ooh: what it prints, and with which status it ends. */
 #include "fake-ooh.h"
 
-#include <stdarg.h>
 #include <json-c/json.h>
+
+#include "captured.h"
 
 int tool_main(int argc, char **argv);
 #define main tool_main
 #include "../../guest-tools/libooh/tool/tool.c"
 #undef main
 
-static char output[65536];
+static void before_tool(void)
+{
+	opt = (struct tool_options){ .interval = 1 };
+}
 
 /* Standard output and error of "ooh ARGUMENTS"; gives the exit status. */
 static int ooh(const char *first, ...)
 {
-	char *argv[24] = { "ooh", (char *)first };
-	int argc = 2, out, old1, old2, status;
-	ssize_t n;
+	int status;
 	va_list ap;
 
 	va_start(ap, first);
-	while ((argv[argc] = va_arg(ap, char *)))
-		MUST(++argc < 24 ? 0 : -1);
+	status = captured(tool_main, before_tool, "ooh", first, ap);
 	va_end(ap);
-	out = MUST(memfd_create("output", 0));
-	fflush(stdout);
-	old1 = MUST(dup(1));
-	old2 = MUST(dup(2));
-	MUST(dup2(out, 1));
-	MUST(dup2(out, 2));
-	opt = (struct tool_options){ .interval = 1 };
-	status = tool_main(argc, argv);
-	fflush(stdout);
-	MUST(dup2(old1, 1));
-	MUST(dup2(old2, 2));
-	n = MUST(pread(out, output, sizeof(output) - 1, 0));
-	output[n] = 0;
-	close(old1);
-	close(old2);
-	close(out);
 	CHECK(dev.opened == dev.closed && !dev.mapped, "%d opened, %d closed, %d mapped", dev.opened, dev.closed, dev.mapped);
 	return status;
 }
@@ -48,7 +33,6 @@ static int ooh(const char *first, ...)
 	int s_ = ooh(__VA_ARGS__, NULL);				\
 	CHECK(s_ == (status), "%s: status %d: %s", #__VA_ARGS__, s_, output); \
 })
-#define SAID(text) CHECK(strstr(output, text), "no '%s' in: %s", text, output)
 
 static char pid[16];	/* of a process of ours, which the device says it tracks */
 
