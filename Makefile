@@ -72,10 +72,12 @@ test: images		## every test; with the debug kernel first, if it is chosen
 ifneq ($(FILTER)$(TAG)$(KERNEL),)
 	@tests/run $(if $(FILTER),--filter '$(FILTER)') $(if $(TAG),--tag $(TAG)) $(if $(KERNEL),--kernel $(KERNEL))
 else
-	@rc=0; \
-	$(if $(filter debug,$(kernels)),tests/run --kernel debug --tag debug --timeout 900 \
+	@rc=0; failures=build/results/failures; mkdir -p build/results; : >$$failures; \
+	$(if $(filter debug,$(kernels)),tests/run --kernel debug --tag debug --timeout 900 --failures $$failures \
 		--filter '^(mem/(api|capability|revoke|stress-debug|watch-api|event|mask|log-debug|holes|nested-tiny|model-debug|fail-nth)|vcpu/owner)$$' || rc=1;) \
-	tests/run || rc=1; exit $$rc
+	tests/run --failures $$failures || rc=1; \
+	echo "# $(if $(filter debug,$(kernels)),both runs,the run): $$([ $$rc = 0 ] && echo everything passed || echo NOT everything passed)"; \
+	head -n 30 $$failures; exit $$rc
 endif
 
 test-debug: images	## all tests that can run with the debug kernel at L0 (long)

@@ -53,6 +53,32 @@ class Output:
         return "passed", ""
 
 
+def said(text, most=20):
+    """What a failed test's output says about it, at most so many lines: of each "not ok" what was noted before it; of a
+    program that ended without one, or a test that raised something, the end."""
+    notes, chosen = [], []
+    for line in text.splitlines():
+        m = _LINE.match(line)
+        if m and m[1] and not (m[4] or "").upper().startswith("TODO"):
+            chosen += notes[-(most - 1):] + [line]
+        if m:
+            notes = []
+        elif line.startswith("#"):
+            notes.append(line.lstrip("# "))
+    if not chosen:
+        chosen = [line.lstrip("# ") for line in text.splitlines() if line.strip()][-most:]
+    # The first that failed is usually why the others did.
+    return chosen[:most]
+
+
+def comments(lines, most=40, width=300):
+    """Lines as comments of KTAP, for people to read: only so many, and none too long."""
+    lines = [line.rstrip() for text in lines for line in str(text).splitlines()]
+    cut = [f"({len(lines) - most + 1} more lines)"] if len(lines) > most else []
+    lines = lines[:most - len(cut)] + cut
+    return ["#   " + re.sub(r"[^\x20-\x7e]", "?", line.expandtabs(4))[:width].rstrip() for line in lines]
+
+
 def write(directory, name, result, why, text):
     """One KTAP file per test."""
     os.makedirs(directory, exist_ok=True)  # another run may have begun afresh

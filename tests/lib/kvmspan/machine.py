@@ -766,6 +766,21 @@ class Machine:
                 found += [f"{name}: {line.strip()}" for line in f if SUSPECT.search(line)]
         return found
 
+    def report_of(self, suspect, lines=15):
+        """The kernel log from that line of suspects() on."""
+        name, _, text = suspect.partition(": ")
+        tail = self.console_tail(name, None)
+        at = max((i for i, line in enumerate(tail) if line.strip() == text), default=len(tail))
+        return [f"{name}: {line}" for line in tail[at:at + lines]]
+
+    def console_tail(self, name, lines=10):
+        """The last lines of a level's console, as far as there is one."""
+        try:
+            with open(self.path(f"{name}.console"), encoding="utf-8", errors="replace") as f:
+                return [line.rstrip() for line in f][-(lines or 0):]
+        except OSError:
+            return []
+
     def collect(self):
         """Kernel logs into the run's directory. Levels that are gone have their console."""
         for level in self.levels.values():

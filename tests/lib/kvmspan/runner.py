@@ -12,15 +12,24 @@ import traceback
 
 from . import cases, ktap, paths
 from .bochs import MachineError
-from .machine import Machine
+from .machine import Machine, TimedOut
 from .topology import TopologyError
 
 CHUNK = 12  # cases per machine, so that two machines share a long list
 
 
 class Result:
-    def __init__(self, name, result, seconds, why, text=""):
+    """notes: lines that say why it failed, for people who have the runner's output and nothing else."""
+
+    def __init__(self, name, result, seconds, why, text="", notes=()):
         self.name, self.result, self.seconds, self.why, self.text = name, result, seconds, why, text
+        self.notes = list(notes)
+
+    def first_reason(self):
+        """Of an exception, its text is the reason already."""
+        first = next((n for n in self.notes if n not in self.why), "")
+        first = "" if first.startswith("Traceback") else first
+        return ktap.one_line(f"{self.why}; {first}" if first else self.why)
 
 
 class Station:
@@ -53,11 +62,12 @@ class Station:
 
     def do(self, case):
         started = time.monotonic()
-        text = ""
+        text, notes = "", []
         try:
             if not self.machine:
                 self.boot()
                 boot_trouble = [s for s in self.seen if not any(a.search(s) for a in case.expect)]
+                notes = self.machine.report_of(boot_trouble[0]) if boot_trouble else []
                 cases.check(not boot_trouble, "kernel log at boot: " + "; ".join(boot_trouble[:3]))
             self.machine.limit(self.run.timeout or case.timeout)
             value = case.function(self.machine)
@@ -69,23 +79,33 @@ class Station:
             result, why = "skipped", str(e)
         except (MachineError, AssertionError, TopologyError) as e:
             result, why, text = "failed", str(e) or "assertion", text + traceback.format_exc()
+            if isinstance(e, TimedOut) and self.machine:
+                notes = self.consoles()
         except Exception as e:  # a bug in the test fails the test, not the run
             result, why, text = "failed", f"{type(e).__name__}: {e}", traceback.format_exc()
+        if result == "failed":
+            notes = ktap.said(text) + notes
         if self.machine:
-            result, why, text = self.verdict(case, result, why, text)
-        return Result(case.name, result, time.monotonic() - started, why, text)
+            result, why, text = self.verdict(case, result, why, text, notes)
+        return Result(case.name, result, time.monotonic() - started, why, text, notes)
 
-    def verdict(self, case, result, why, text):
+    def consoles(self):
+        """What the levels wrote last, when something took too long."""
+        tails = [(name, self.machine.console_tail(name, 6)) for name in self.machine.levels]
+        return [f"{name}: {line}" for name, tail in tails for line in tail]
+
+    def verdict(self, case, result, why, text, notes):
         m = self.machine
         m.limit(None)
         try:
-            if not m.dead:
+            if m.bochs and not m.dead:
                 m.end_processes()
         except MachineError as e:
             result, why = "failed", f"{why} {e}".strip()
         suspects = self.fresh_suspects(case.expect)
         if suspects:
             text += "\nkernel logs:\n" + "\n".join(suspects)
+            notes[:0] = m.report_of(suspects[0])
             if result != "failed":
                 result, why = "failed", "kernel log: " + "; ".join(suspects[:3])
         if result == "failed":
@@ -122,6 +142,8 @@ class Run:
         with self._lock:
             self.results.append(result)
             ktap.write(self.ktap, result.name, result.result, result.why, result.text)
+            for line in ktap.comments(result.notes):
+                print(line)
             print(ktap.line_of(len(self.results), result.name, result.result, result.why), flush=True)
             print(f"# {len(self.results)}/{total} {result.result} in {result.seconds:.1f} s, "
                   f"{time.monotonic() - self.started:.0f} s so far", flush=True)
@@ -166,7 +188,8 @@ class Run:
             result, why, text = "skipped", str(e), ""
         except Exception as e:
             result, why, text = "failed", f"{type(e).__name__}: {e}", traceback.format_exc()
-        return Result(case.name, result, time.monotonic() - started, why, text)
+        return Result(case.name, result, time.monotonic() - started, why, text,
+                      ktap.said(text) if result == "failed" else ())
 
 
 def groups_of(chosen):
@@ -206,6 +229,18 @@ def prune():
             shutil.rmtree(path, ignore_errors=True)
 
 
+def sum_up(run, not_run, path):
+    """What has failed, printed and added to a file that several runs share."""
+    lines = [f"# FAILED {r.name} ({run.kernel}): {r.first_reason()}" for r in run.results if r.result == "failed"]
+    if not_run:
+        lines.append(f"# {not_run} tests were not run ({run.kernel})")
+    for line in lines:
+        print(line)
+    if path:
+        with open(path, "a", encoding="utf-8") as f:
+            f.write("".join(line + "\n" for line in lines))
+
+
 def main():
     ap = argparse.ArgumentParser(description="Run the tests of KVM Span. The last line says how many passed.")
     ap.add_argument("--list", action="store_true", help="only print the tests and where they run")
@@ -214,6 +249,7 @@ def main():
     ap.add_argument("--kernel", default="trimmed", choices=["trimmed", "debug", "stock"],
                     help="kernel of L0 and of the L1s (debug: of L0)")
     ap.add_argument("--timeout", type=float, help="for each test, in CPU seconds of the emulator")
+    ap.add_argument("--failures", metavar="FILE", help="what failed is added to this file, too, a line for each")
     ap.add_argument("--jobs", type=int, default=2, help="machines side by side (default 2)")
     args = ap.parse_args()
     os.makedirs(paths.RESULTS, exist_ok=True)
@@ -240,11 +276,7 @@ def main():
             s.close()
     count = run.save()
     not_run = len(chosen) - len(run.results)
-    for r in run.results:
-        if r.result == "failed":
-            print(f"# FAILED {r.name}: {ktap.one_line(r.why)}")
-    if not_run:
-        print(f"# {not_run} tests were not run")
+    sum_up(run, not_run, args.failures)
     if not chosen:
         print("# no test was chosen")
     print(f"# {time.monotonic() - run.started:.0f} s; details in build/results/ktap, build/results/summary.json")
