@@ -18,7 +18,8 @@
  *     page counts as written.
  * (4) Somebody writes by the kernel's mapping of the frame, which he got by one
  *     of the functions that get or pin the pages of users: these are probed, and
- *     from then on the group is armed in the host.
+ *     from then on the page is armed in the host. So is one that is pinned when it
+ *     is looked at, perhaps since before the tracking began.
  * (5) A kernel thread uses the address space: the log goes with it as with a
  *     thread of the process.
  *
@@ -296,7 +297,7 @@ bool ooh_log_watches(struct vm_area_struct *vma, pte_t pte)
 {
 	if (pte_special(pte) || pte_devmap(pte) || !pfn_valid(pte_pfn(pte)) || vma->vm_flags & VM_SHADOW_STACK)
 		return false;
-	return PageAnon(pte_page(pte));
+	return PageAnon(pte_page(pte)) && !folio_maybe_dma_pinned(page_folio(pte_page(pte)));
 }
 
 /*

@@ -62,13 +62,43 @@ static void ooh_page_forget(struct ooh_page *page)
 	struct ooh_group *group = ooh_group_of_page(page);
 	u64 bit = BIT_ULL(page->slot);
 
-	if (!(group->logged & bit)) {
+	if (!(group->logged & bit) || group->leaving & bit)
 		ooh_frame_del(page);
-		return;
-	}
 	page->pfn = 0;
 	group->used &= ~bit;
 	group->logged &= ~bit;
+	group->leaving &= ~bit;
+}
+
+/*
+ * The host has watched a page up to this look, which cleaned its dirty bit, and
+ * the bit does from here on. What the bit said until now means nothing (a large
+ * page that is taken apart gives its own to all parts), so the host's next report
+ * has to be waited for.
+ */
+static void ooh_page_change_over(struct ooh_page *page)
+{
+	struct ooh_group *group = ooh_group_of_page(page);
+
+	xa_set_mark(&group->space->groups, group->index, OOH_LEAVING);
+	group->logged |= BIT_ULL(page->slot);
+	group->leaving |= BIT_ULL(page->slot);
+}
+
+/* The host has told what it saw of such pages: it need not watch them any more. */
+void ooh_group_leave(struct ooh_group *group)
+{
+	lockdep_assert_held(&ooh_frame_lock);
+	for (u64 bits = group->leaving; bits; bits &= bits - 1) {
+		struct ooh_page *page = &group->page[__ffs64(bits)];
+		unsigned long pfn = page->pfn;
+
+		ooh_frame_del(page);
+		page->pfn = pfn;
+		group->used |= BIT_ULL(page->slot);
+	}
+	group->leaving = 0;
+	xa_clear_mark(&group->space->groups, group->index, OOH_LEAVING);
 }
 
 /*
@@ -78,25 +108,28 @@ static void ooh_page_forget(struct ooh_page *page)
 int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 {
 	struct ooh_stats_args *stats = &group->space->stats;
+	u64 dirty = look->dirty & look->tracked;
 	unsigned int i;
 	int err = 0;
 
 	lockdep_assert_held(&ooh_frame_lock);
-	if (look->dirty & look->tracked)
-		ooh_group_set_dirty(group, look->dirty & look->tracked);
 	for (i = 0; i < OOH_GROUP_PAGES; i++) {
 		struct ooh_page *page = &group->page[i];
 		bool log = look->logged & BIT_ULL(i);
 
 		if (page->pfn == look->pfn[i] && (!page->pfn || log == !!(group->logged & BIT_ULL(i))))
 			continue;
+		if (page->pfn && page->pfn == look->pfn[i] && log) {
+			ooh_page_change_over(page);
+			dirty &= ~BIT_ULL(i);
+			continue;
+		}
 		if (page->pfn) {
 			ooh_page_forget(page);
 			stats->armed--;
 		}
 		/* Also when there is no memory: the page is reported now, and its group stays marked. */
-		if (look->tracked & BIT_ULL(i))
-			ooh_group_set_dirty(group, BIT_ULL(i));
+		dirty |= look->tracked & BIT_ULL(i);
 		if (!look->pfn[i]) {
 			stats->gone += !!(look->tracked & BIT_ULL(i));
 			continue;
@@ -112,6 +145,8 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 		if (page->pfn)
 			stats->armed++;
 	}
+	if (dirty)
+		ooh_group_set_dirty(group, dirty);
 	/* Of what is not mapped any more there is nothing to say. */
 	ooh_group_clear(group, ~look->tracked, 0);
 	return err;

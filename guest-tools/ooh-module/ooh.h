@@ -82,12 +82,14 @@ struct ooh_group {
 	u64 dirty;			/* to be reported */
 	u64 unarmed;			/* in a frame that the host does not watch (yet): dirty, too */
 	u64 logged;			/* watched by their dirty bits (epml.c), not by the host */
+	u64 leaving;			/* of these, in the frame's list until the host's next report */
 	struct ooh_page page[OOH_GROUP_PAGES];
 };
 
-/* Marks in ooh_space.groups: a group with bits in ->dirty, in ->unarmed. */
+/* Marks in ooh_space.groups: a group with bits in ->dirty, in ->unarmed, in ->leaving. */
 #define OOH_DIRTY	XA_MARK_0
 #define OOH_UNARMED	XA_MARK_1
+#define OOH_LEAVING	XA_MARK_2
 
 struct ooh_space {
 	struct mutex lock;
@@ -151,6 +153,7 @@ void ooh_group_set_dirty(struct ooh_group *group, u64 bits);
 void ooh_group_set_unarmed(struct ooh_group *group, u64 bits);
 void ooh_group_clear(struct ooh_group *group, u64 dirty, u64 unarmed);
 int ooh_group_update(struct ooh_group *group, const struct ooh_look *look);
+void ooh_group_leave(struct ooh_group *group);
 bool ooh_group_put(struct ooh_group *group);
 void ooh_groups_free(struct ooh_space *space);
 int ooh_groups_init(void);

@@ -354,6 +354,20 @@ static void take_all(struct ooh_space *space, unsigned long first, unsigned long
 	}
 }
 
+/* Pages that dirty bits tell of from now on: the host has just told the rest. */
+static void leave_host(struct ooh_space *space)
+{
+	struct ooh_group *group;
+	unsigned long index;
+
+	xa_for_each_marked(&space->groups, index, group, OOH_LEAVING) {
+		mutex_lock(&ooh_frame_lock);
+		ooh_group_leave(group);
+		mutex_unlock(&ooh_frame_lock);
+		cond_resched();
+	}
+}
+
 /* Learn what was written, and have all of it watched again. */
 static int learn(struct ooh_space *space, unsigned long first, unsigned long last)
 {
@@ -375,6 +389,7 @@ static int learn(struct ooh_space *space, unsigned long first, unsigned long las
 		if (err)
 			return err;
 	} while (lost != ooh_host_lost());
+	leave_host(space);
 	if (ooh_host_blind())
 		take_all(space, first, last);
 	return 0;
