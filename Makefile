@@ -17,7 +17,7 @@ flavours := trimmed \
 	$(if $(filter y,$(call config,KERNEL_DEBUG)),debug)
 
 .PHONY: all help bochs qemu kernel kvm port ooh-module criu tools selftests images \
-	unit test test-debug bench demo shell config menuconfig \
+	unit test test-debug bench demo demo-ooh shell config menuconfig \
 	checkpatch dkms clean distclean fast
 
 all: images		## build everything that tests and demo need
@@ -88,6 +88,9 @@ bench: images		## figures, printed and in build/results/bench.json
 
 demo: images		## the whole thing at work, with commentary
 	@scripts/demo
+
+demo-ooh: images	## a VM's processes and the processor's log of what they write
+	@scripts/demo-ooh
 
 shell: images		## make shell LEVEL=L1a: a console on a level of the machine
 	@scripts/shell $(or $(LEVEL),L0) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
