@@ -164,6 +164,7 @@ static void *uffd_thread(void *arg)
 	struct uffd_msg m;
 	uint64_t at;
 
+	(void)arg;
 	while (read(uffd.fd, &m, sizeof(m)) == sizeof(m)) {
 		if (m.event != UFFD_EVENT_PAGEFAULT)
 			continue;
