@@ -7,6 +7,10 @@
  * guest over to a member's VM and back, revoke, leave, destroy, kill a process
  * in the middle of something.
  *
+ * Nothing here depends on who gets to run when. Where the interface has times of
+ * its own, the model asks what came first: whether a page is closed again that was
+ * open for a moment, and whether an answer was late.
+ *
  *	span_model [--seed N] [--ops N] [--verbose]
  *
  * The same seed makes the same choices.
@@ -31,7 +35,7 @@
 #define LOOP_PAGE	480		/* the process writes here */
 #define VICTIM_PAGE	860		/* somebody is asked about this one and does not answer */
 #define DEADLINE_US	3000000		/* never reached: we answer */
-#define REARM_MS	8		/* a page that was lifted is masked again by then */
+#define L1_WAITS_MS	40		/* an access of an L1's does at least that long; by the interface 50 */
 
 static unsigned long seed = 1, ops = 4000;
 static bool verbose;
@@ -87,7 +91,7 @@ static struct party asker;		/* a watcher that does not answer */
 static struct roam roam = { .gpa = GPA(ROAM_PAGE) };
 static struct tiny_vm base_roam;	/* vCPU of the guest's own VM */
 static struct member *seat;		/* whose VM runs the guest; NULL: its own */
-static unsigned long done[40], allowed, refused, events, notices;
+static unsigned long done[40], allowed, refused, events, notices, late;
 static unsigned long away, home, torn, nmis, begun_anew;	/* moves of the guest */
 
 static uint32_t with_r(uint32_t access)
@@ -411,6 +415,9 @@ static void log_touched(int page)
 /* What the model says about an access, and what it does to the model. */
 struct verdict {
 	bool denied;		/* in the end */
+	bool by_others;		/* ... by a default or a protection */
+	bool late;		/* some answer was, see model_late() */
+	bool open;		/* ... and either end is right */
 	bool asks;		/* somebody with a ring is asked */
 	bool lifts;
 };
@@ -425,6 +432,7 @@ static struct verdict model_access(const struct member *own, uint32_t kind, int 
 	want_none();
 	FOR_EACH_WATCH(m, w)
 		v.denied |= (w->denied[page] & need) != 0;
+	v.by_others = v.denied;
 	if (v.denied)
 		return v;
 	FOR_EACH_WATCH(m, w) {
@@ -451,49 +459,147 @@ static struct verdict model_access(const struct member *own, uint32_t kind, int 
 			}
 		} else {
 			v.lifts = true;
+			v.by_others |= answer == DENY;
 		}
 		v.denied |= answer == DENY;
 	}
 	return v;
 }
 
-static void op_touch_by(struct tiny_vm *v, struct member *own)
+/*
+ * An L1's own access waits 50 ms at most, whatever the deadline, so that answers may
+ * come late. Whose does: his default has counted, and if the access was asked for
+ * again, perhaps his answer after it. He gives the page up, so that it is known what
+ * he has of it.
+ */
+static void model_late(struct verdict *v, int page, const uint32_t *verdicts, const uint64_t *timeouts)
 {
-	static const uint32_t kinds[] = { ACC_W, ACC_W, ACC_R, ACC_X };
-	uint32_t verdicts[(MEMBERS + 1) * WATCHES] = {}, kind = kinds[rnd(4)], before, after;
-	int page = rnd(MODEL_PAGES), end, want;
-	uint64_t at = MODEL_FIRST + page;
-	struct verdict d;
+	uint32_t answer;
+	struct member *m;
+	struct watch *w;
+	int i;
 
-	d = model_access(own, kind, page, verdicts);
-	before = get32(g.mem + at * PAGE + 0x10);
-	say("touch page %d kind %u by %d: %s%s%s", page, kind, own ? (int)(own - member) : -1,
-	    d.denied ? "denied" : "allowed", d.asks ? ", asks" : "", d.lifts ? ", lifts" : "");
+	if (!v->asks)
+		return;
+	v->denied = v->by_others;
+	FOR_EACH_WATCH(m, w) {
+		i = (m - member) * WATCHES + (w - m->watch);
+		answer = verdicts[i] & 3;
+		if (!answer)
+			continue;
+		if (watch_info(m->p.fd, w->id).timeouts == timeouts[i]) {
+			v->denied |= answer == DENY;
+			continue;
+		}
+		late++;
+		v->late = true;
+		MUST(unsubscribe(m->p.fd, w->id, ACC_RWX, MODEL_FIRST + page, 1));
+		w->block[page] = w->notify[page] = 0;
+		w->logging[page] = w->must[page] = false;
+		if (answer == w->on_timeout)
+			v->denied |= answer == DENY;
+		else
+			v->open = true;
+	}
+	v->open &= !v->denied;
+}
+
+static void timeouts_so_far(const uint32_t *verdicts, uint64_t *timeouts)
+{
+	struct member *m;
+	struct watch *w;
+	int i;
+
+	FOR_EACH_WATCH(m, w) {
+		i = (m - member) * WATCHES + (w - m->watch);
+		if (verdicts[i])
+			timeouts[i] = watch_info(m->p.fd, w->id).timeouts;
+	}
+}
+
+/* Chaos makes no zaps of its own while this is held. */
+static pthread_mutex_t zaps = PTHREAD_MUTEX_INITIALIZER;
+
+/* Each page that was opened for a moment is closed again: that is a zap. */
+static void wait_closed(const struct kvm_span_stats *before)
+{
+	uint64_t end = now_ms() + SOON;
+	struct kvm_span_stats s;
+
+	do {
+		s = span_stats(g.span);
+		if (s.pages_zapped - before->pages_zapped >= s.lifted - before->lifted)
+			return;
+		usleep(500);
+	} while (now_ms() < end);
+	CHECK(false, "%llu pages were opened, %llu closed", s.lifted - before->lifted,
+	      s.pages_zapped - before->pages_zapped);
+}
+
+/* It ended as the model says; whether it was denied, where that is open. */
+static bool check_end(const struct verdict *d, uint32_t kind, int page, bool l1, int end, uint32_t written, uint32_t eax)
+{
+	bool denied = d->denied;
+	int want;
+
+	if (d->open)
+		denied = kind == ACC_W ? !written : kind == ACC_R && l1 ? eax == 0xffffffff : end == TINY_GP;
+	/* An L1 reads all ones; an instruction that would have to read first is #GP. */
+	want = denied && (kind == ACC_X || (kind == ACC_R && !l1)) ? TINY_GP : TINY_DONE;
+	if (denied && kind == ACC_W && !l1 && end == TINY_GP)
+		want = TINY_GP;
+	if (denied && kind == ACC_R && l1)
+		CHECK(eax == 0xffffffff, "page %d: an L1 read %#x", page, eax);
+	CHECK(end == want, "page %d, kind %u, %s: ended with %d, want %d", page, kind, l1 ? "L1" : "guest", end, want);
+	CHECK(written == (kind == ACC_W && !denied), "page %d, kind %u: written %u times", page, kind, written);
+	return denied;
+}
+
+static int touch_page(struct tiny_vm *v, uint32_t kind, uint64_t at, uint32_t *verdicts)
+{
 	if (kind == ACC_W)
 		TINY_GO(v, inc, .ebx = GPA(at) + 0x10);
 	else if (kind == ACC_R)
 		TINY_GO(v, load, .ebx = GPA(at) + 0x10);
 	else
 		TINY_GO(v, call, .ebx = GPA(at) + 0x20);
-	end = touch_and_answer(v, verdicts);
+	return touch_and_answer(v, verdicts);
+}
+
+static void op_touch_by(struct tiny_vm *v, struct member *own)
+{
+	static const uint32_t kinds[] = { ACC_W, ACC_W, ACC_R, ACC_X };
+	uint32_t verdicts[(MEMBERS + 1) * WATCHES] = {}, kind = kinds[rnd(4)], before, after;
+	uint64_t timeouts[(MEMBERS + 1) * WATCHES] = {};
+	int page = rnd(MODEL_PAGES), end;
+	uint64_t at = MODEL_FIRST + page;
+	struct kvm_span_stats stats;
+	struct verdict d;
+	bool denied;
+
+	d = model_access(own, kind, page, verdicts);
+	before = get32(g.mem + at * PAGE + 0x10);
+	say("touch page %d kind %u by %d: %s%s%s", page, kind, own ? (int)(own - member) : -1,
+	    d.denied ? "denied" : "allowed", d.asks ? ", asks" : "", d.lifts ? ", lifts" : "");
+	timeouts_so_far(verdicts, timeouts);
+	pthread_mutex_lock(&zaps);
+	stats = span_stats(g.span);
+	end = touch_page(v, kind, at, verdicts);
+	wait_closed(&stats);
+	pthread_mutex_unlock(&zaps);
+	/* What was asked and not answered before the access gave up waiting. */
+	if (own && d.asks)
+		drain_all(true, verdicts);
+	if (own)
+		model_late(&d, page, verdicts, timeouts);
 	after = get32(g.mem + at * PAGE + 0x10);
-	/* An L1 reads all ones; an instruction that would have to read first is #GP. */
-	want = d.denied && (kind == ACC_X || (kind == ACC_R && !own)) ? TINY_GP : TINY_DONE;
-	if (d.denied && kind == ACC_W && !own && end == TINY_GP)
-		want = TINY_GP;
-	if (d.denied && kind == ACC_R && own)
-		CHECK(tiny_eax(v) == 0xffffffff, "page %d: an L1 read %#x", page, tiny_eax(v));
-	CHECK(end == want, "page %d, kind %u, %s: ended with %d, want %d", page, kind, own ? "L1" : "guest", end, want);
-	CHECK(after == before + (kind == ACC_W && !d.denied), "page %d, kind %u: %u became %u", page, kind, before,
-	      after);
+	denied = check_end(&d, kind, page, own, end, after - before, tiny_eax(v));
 	/* Under KVM's own dirty log, which chaos turns on, a page is dirty once it is mapped. */
 	log_touched(page);
-	if (kind == ACC_W && !d.denied)
+	if (kind == ACC_W && !denied)
 		log_written(page);
-	if (kind != ACC_W && !d.denied && d.lifts)
-		usleep(REARM_MS * 1000);
-	check_told("touch", kind != ACC_W && d.lifts);
-	if (d.denied)
+	check_told("touch", kind != ACC_W && (d.lifts || d.late));
+	if (denied)
 		refused++;
 	else
 		allowed++;
@@ -993,8 +1099,8 @@ static void kill_in_loop(struct member *m)
 }
 
 /*
- * ... an access of its own that waits for another's answer: it does not come about.
- * Such an access waits 50 ms at most, and this machine is slow.
+ * ... an access of its own that waits for another's answer: it does not come about,
+ * unless it has waited for as long as an L1's may before the process came to its end.
  */
 static void kill_waiting(struct member *m)
 {
@@ -1004,11 +1110,11 @@ static void kill_waiting(struct member *m)
 	uint64_t t;
 
 	MUST(subscribe(asker.fd, w, ACC_W, BLOCK, VICTIM_PAGE, 1));
+	t = now_ms();
 	MUST(process_do(m, ORDER_WRITE, 0, 0, VICTIM_PAGE, 1));
 	e = want_event(&asker, w, VICTIM_PAGE, ACC_W, SPAN_SOURCE_L1);
-	t = now_ms();
 	process_kill(m);
-	if (now_ms() - t < 40)
+	if (now_ms() - t < L1_WAITS_MS)
 		CHECK(!watch_info(asker.fd, w).timeouts, "an access of a process that was killed has timed out");
 	if (!watch_info(asker.fd, w).timeouts) {
 		CHECK(*word == before, "the write of a process that was killed came about");
@@ -1082,6 +1188,10 @@ static void *chaos(void *arg)
 
 	log.dirty_bitmap = bitmap;
 	while (!chaos_over) {
+		bool zap = n % 8 == 3 || n % 8 == 6;
+
+		if (zap)
+			pthread_mutex_lock(&zaps);
 		switch (n++ % 8) {
 		case 0: tiny_slot(&g.vm, 1, WINDOW_GPA, g.mem, MEM_BYTES, KVM_MEM_LOG_DIRTY_PAGES); break;
 		case 1: ioctl(g.vm.vm, KVM_GET_DIRTY_LOG, &log); break;
@@ -1092,6 +1202,8 @@ static void *chaos(void *arg)
 		case 6: protect(chaos_l1.fd, w, n & 8 ? ACC_R : ACC_RWX, CHAOS_PAGE, 1); break;
 		case 7: madvise(g.mem, MEM_BYTES, MADV_COLLAPSE); break;
 		}
+		if (zap)
+			pthread_mutex_unlock(&zaps);
 		usleep(30000);
 	}
 	return NULL;
@@ -1187,8 +1299,8 @@ static void t_model(void)
 	      span_stats(g.span).watches, span_stats(g.span).pending);
 	all_free();
 	all_sorts();
-	ktap_note("seed %lu: %lu operations in %llu ms: %lu accesses allowed, %lu denied, %lu events, %lu notices",
-		  seed, i, (unsigned long long)(now_ms() - t0), allowed, refused, events, notices);
+	ktap_note("seed %lu: %lu operations in %llu ms: %lu accesses allowed, %lu denied, %lu events (%lu answered too late), %lu notices",
+		  seed, i, (unsigned long long)(now_ms() - t0), allowed, refused, events, late, notices);
 	for (k = 0; k < (int)(sizeof(op) / sizeof(op[0])); k++)
 		CHECK(ops < 500 || ktap_failures || done[k], "operation %d was never done", k);
 }
