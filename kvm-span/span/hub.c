@@ -652,6 +652,8 @@ long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 	if (!vcpu)
 		return -ENOENT;
 	r = kvm_span_site_check_vm(span->kvm);
+	if (!r && (arg.flags & KVM_SPAN_VCPU_SALVAGE) && !kvm_span_salvage_features())
+		r = -EOPNOTSUPP;
 	if (r)
 		goto out;
 	/* Without a vCPU that has left there is nothing that could come back. */

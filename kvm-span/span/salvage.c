@@ -20,6 +20,12 @@
 /* How long vCPUs of the L1 have to come out of KVM_RUN. */
 #define KVM_SPAN_HOLD_MS	100
 
+/*
+ * How long in all, in ns, a salvage waits for memory of the L1 that its process
+ * keeps locked, however many vCPUs there are.
+ */
+#define KVM_SPAN_SALVAGE_PATIENCE	(10 * NSEC_PER_MSEC)
+
 /* In which an L1 that runs gets interrupts into its guest that it has taken already. */
 #define KVM_SPAN_SETTLE_US	2000
 
@@ -37,9 +43,16 @@ struct kvm_span_salvage_work {
 	unsigned long taken;		/* from its owner */
 	unsigned long outside;		/* and not found in guest mode */
 	bool all;			/* of the L1's vCPUs were held */
+	s64 patience;			/* ns */
 	struct kvm_span_shot *shots[SPAN_MAX_VCPUS];
 	struct kvm_span_salvage arg;
 };
+
+/* The state of a nested guest is VMX's to tell. */
+u64 kvm_span_salvage_features(void)
+{
+	return kvm_x86_ops.span_salvage ? KVM_SPAN_FEATURE_SALVAGE : 0;
+}
 
 /*
  * Before and after KVM_RUN, with vcpu->mutex held and the vCPU not loaded: the
@@ -68,7 +81,7 @@ static bool kvm_span_salvage_look(struct kvm_span_salvage_work *w, struct kvm_vc
 		kvm_vcpu_kick(vcpu);
 		return false;
 	}
-	kvm_span_shot_now(w->member, vcpu, &w->outside);
+	kvm_span_shot_now(w->member, vcpu, &w->outside, &w->patience);
 	mutex_unlock(&vcpu->mutex);
 	return true;
 }
@@ -117,7 +130,7 @@ static u8 kvm_span_salvage_check(struct kvm_span_salvage_work *w, unsigned int n
 	/* Else one that is not held may have entered it since. */
 	if (test_bit(n, &w->outside) && !w->all)
 		return KVM_SPAN_SALVAGE_NOT_HELD;
-	switch (kvm_span_shot_ready(w->shots[n])) {
+	switch (kvm_span_shot_ready(w->shots[n], &w->patience)) {
 	case 0:
 		return kvm_span_shot_inside(w->shots[n]) ? KVM_SPAN_SALVAGE_RUNNING :
 							    KVM_SPAN_SALVAGE_EXITED;
@@ -137,6 +150,7 @@ static void kvm_span_salvage_take(struct kvm_span_salvage_work *w)
 
 	mutex_lock(&kvm_span_salvage_lock);
 	w->outside = w->taken;
+	w->patience = KVM_SPAN_SALVAGE_PATIENCE;
 	kvm_span_salvage_hold(w);
 	for_each_set_bit(n, &w->wanted, SPAN_MAX_VCPUS)
 		w->arg.result[n] = kvm_span_salvage_check(w, n);
@@ -230,6 +244,8 @@ long kvm_span_salvage(struct kvm_span *span, void __user *uarg)
 	u32 size;
 	long r;
 
+	if (!kvm_span_salvage_features())
+		return -EOPNOTSUPP;
 	w = kzalloc(sizeof(*w), GFP_KERNEL_ACCOUNT);
 	if (!w)
 		return -ENOMEM;

@@ -38,9 +38,9 @@ struct kvm_span_shot *kvm_span_shot_new(struct kvm_span_member *member,
 					const struct kvm_vcpu *base);
 void kvm_span_shot_end(struct kvm_span_shot *shot);
 void kvm_span_shot_now(struct kvm_span_member *member, struct kvm_vcpu *vcpu,
-		       unsigned long *vcpus);
+		       unsigned long *vcpus, s64 *patience);
 bool kvm_span_shot_inside(const struct kvm_span_shot *shot);
-int kvm_span_shot_ready(struct kvm_span_shot *shot);
+int kvm_span_shot_ready(struct kvm_span_shot *shot, s64 *patience);
 int kvm_span_shot_give(struct kvm_span_shot *shot, struct kvm_vcpu *base);
 u32 kvm_span_shot_exit(const struct kvm_span_shot *shot);
 

@@ -14,6 +14,7 @@
  * Nothing that comes out of the L1 is believed: it goes into the guest's vCPU by
  * the functions that take such values from user space.
  */
+#include <linux/delay.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -29,8 +30,8 @@
 #include "vcpu.h"
 #include "span_hooks.h"
 
-/* How long a page of an L1 may be out of reach. */
-#define KVM_SPAN_READ_MS	2
+/* How long in all, in ns, an exit waits for memory of the L1 that is out of reach. */
+#define KVM_SPAN_EXIT_PATIENCE	(2 * NSEC_PER_MSEC)
 
 /* What an exit to the L1 means for the state that was taken at it. */
 enum kvm_span_exit {
@@ -151,18 +152,22 @@ void kvm_span_shot_end(struct kvm_span_shot *shot)
 
 /*
  * Memory of the L1, whoever calls this. Its process may do with its memory and
- * its mmap_lock what it likes: the lock is not waited for, and a page that is not
- * mapped is not brought in, which may take as long as the process wants.
+ * its mmap_lock what it likes: the lock is waited for as long as there is patience,
+ * which all reads of an exit or of a salvage share; and a page that is not mapped
+ * is not brought in, which may take as long as the process wants.
  */
-static int kvm_span_shot_page(struct mm_struct *mm, unsigned long hva, struct page **page)
+static int kvm_span_shot_page(struct mm_struct *mm, unsigned long hva, struct page **page,
+			      s64 *patience)
 {
-	ktime_t until = ktime_add_ms(ktime_get(), KVM_SPAN_READ_MS);
+	ktime_t start;
 	long got;
 
 	while (!mmap_read_trylock(mm)) {
-		if (ktime_after(ktime_get(), until))
+		if (*patience <= 0)
 			return -EBUSY;
-		cond_resched();
+		start = ktime_get();
+		usleep_range(10, 50);
+		*patience -= ktime_to_ns(ktime_sub(ktime_get(), start));
 	}
 	got = get_user_pages_remote(mm, hva, 1, FOLL_NOFAULT, page, NULL);
 	mmap_read_unlock(mm);
@@ -170,7 +175,8 @@ static int kvm_span_shot_page(struct mm_struct *mm, unsigned long hva, struct pa
 }
 
 /* Within a page. */
-static int kvm_span_shot_read(struct kvm *kvm, gpa_t gpa, void *to, unsigned int bytes)
+static int kvm_span_shot_read(struct kvm *kvm, gpa_t gpa, void *to, unsigned int bytes,
+			      s64 *patience)
 {
 	unsigned long hva;
 	struct page *page;
@@ -185,7 +191,7 @@ static int kvm_span_shot_read(struct kvm *kvm, gpa_t gpa, void *to, unsigned int
 		return -EFAULT;
 	if (!mmget_not_zero(kvm->mm))
 		return -ESRCH;
-	r = kvm_span_shot_page(kvm->mm, hva, &page);
+	r = kvm_span_shot_page(kvm->mm, hva, &page, patience);
 	mmput_async(kvm->mm);
 	if (r)
 		return r;
@@ -195,7 +201,8 @@ static int kvm_span_shot_read(struct kvm *kvm, gpa_t gpa, void *to, unsigned int
 }
 
 /* Where the L1's EPT leads to. */
-static int kvm_span_shot_walk(struct kvm *kvm, u64 eptp, gpa_t gpa, gpa_t *l1_gpa)
+static int kvm_span_shot_walk(struct kvm *kvm, u64 eptp, gpa_t gpa, gpa_t *l1_gpa,
+			      s64 *patience)
 {
 	int r, shift, level = ((eptp & VMX_EPTP_PWL_MASK) >> 3) + 1;
 	u64 entry = eptp, mask;
@@ -205,7 +212,7 @@ static int kvm_span_shot_walk(struct kvm *kvm, u64 eptp, gpa_t gpa, gpa_t *l1_gp
 	for (; level >= PG_LEVEL_4K; level--) {
 		shift = PAGE_SHIFT + 9 * (level - 1);
 		r = kvm_span_shot_read(kvm, (entry & GENMASK_ULL(51, 12)) +
-				       8 * (gpa >> shift & 511), &entry, 8);
+				       8 * (gpa >> shift & 511), &entry, 8, patience);
 		if (r)
 			return r;
 		if (!(entry & VMX_EPT_RWX_MASK))
@@ -222,7 +229,7 @@ static int kvm_span_shot_walk(struct kvm *kvm, u64 eptp, gpa_t gpa, gpa_t *l1_gp
  * Is it a vCPU of this guest, or one with the same APIC id of another guest of
  * the L1's? CR3 leads to the guest's memory by the L1's EPT. Under shot->lock.
  */
-static bool kvm_span_shot_is(struct kvm_span_shot *shot, u64 eptp, u64 cr3)
+static bool kvm_span_shot_is(struct kvm_span_shot *shot, u64 eptp, u64 cr3, s64 *patience)
 {
 	struct kvm_memory_slot *slot;
 	bool same;
@@ -234,7 +241,8 @@ static bool kvm_span_shot_is(struct kvm_span_shot *shot, u64 eptp, u64 cr3)
 		return false;
 	if (eptp == shot->eptp)
 		return true;
-	if (kvm_span_shot_walk(shot->kvm, eptp, cr3 & GENMASK_ULL(51, 12), &gpa))
+	if (kvm_span_shot_walk(shot->kvm, eptp, cr3 & GENMASK_ULL(51, 12), &gpa,
+			       patience))
 		return false;
 	idx = srcu_read_lock(&shot->kvm->srcu);
 	slot = gfn_to_memslot(shot->kvm, gpa_to_gfn(gpa));
@@ -271,7 +279,8 @@ static struct kvm_span_shot *kvm_span_shot_nth(struct kvm *kvm, u32 id, unsigned
  * reference; or NULL.
  */
 static struct kvm_span_shot *kvm_span_shot_lock(struct kvm_vcpu *vcpu,
-						const struct kvm_span_nested *nested)
+						const struct kvm_span_nested *nested,
+						s64 *patience)
 {
 	struct kvm_span_shot *shot;
 	unsigned int nth = 0;
@@ -282,7 +291,7 @@ static struct kvm_span_shot *kvm_span_shot_lock(struct kvm_vcpu *vcpu,
 	id = READ_ONCE(*(const u32 *)(nested->apic + APIC_ID));
 	while ((shot = kvm_span_shot_nth(vcpu->kvm, id, nth++))) {
 		mutex_lock(&shot->lock);
-		if (kvm_span_shot_is(shot, nested->eptp, kvm_read_cr3(vcpu)))
+		if (kvm_span_shot_is(shot, nested->eptp, kvm_read_cr3(vcpu), patience))
 			return shot;
 		mutex_unlock(&shot->lock);
 		kvm_span_shot_put(shot);
@@ -501,13 +510,14 @@ static void kvm_span_shot_take(struct kvm_span_shot *shot, struct kvm_vcpu *vcpu
 /* A nested guest exits to its L1. In the vCPU's thread, which may sleep. */
 void __kvm_span_leaves(struct kvm_vcpu *vcpu, u32 reason, u32 intr_info)
 {
+	s64 patience = KVM_SPAN_EXIT_PATIENCE;
 	struct kvm_span_nested nested;
 	struct kvm_span_shot *shot;
 
 	if (hlist_empty(&vcpu->kvm->arch.span.shots))
 		return;
 	kvm_x86_ops.nested_ops->span_look(vcpu, &nested);
-	shot = kvm_span_shot_lock(vcpu, &nested);
+	shot = kvm_span_shot_lock(vcpu, &nested, &patience);
 	if (!shot)
 		return;
 	shot->reason = reason;
@@ -541,18 +551,16 @@ EXPORT_SYMBOL_GPL(__kvm_span_enters);
  * take its state and its bit out of vcpus.
  */
 void kvm_span_shot_now(struct kvm_span_member *member, struct kvm_vcpu *vcpu,
-		       unsigned long *vcpus)
+		       unsigned long *vcpus, s64 *patience)
 {
 	struct kvm_span_nested nested;
 	struct kvm_span_shot *shot;
 
-	if (!kvm_x86_ops.nested_ops->span_look)
-		return;
 	vcpu_load(vcpu);
 	if (!is_guest_mode(vcpu))
 		goto out;
 	kvm_x86_ops.nested_ops->span_look(vcpu, &nested);
-	shot = kvm_span_shot_lock(vcpu, &nested);
+	shot = kvm_span_shot_lock(vcpu, &nested, patience);
 	if (!shot)
 		goto out;
 	if (shot->span == member->span && test_bit(shot->vcpu, vcpus)) {
@@ -644,17 +652,17 @@ static bool kvm_span_shot_is_ram(const struct kvm_span_shot *shot)
 	return ram;
 }
 
-static int kvm_span_shot_read_apic(struct kvm_span_shot *shot)
+static int kvm_span_shot_read_apic(struct kvm_span_shot *shot, s64 *patience)
 {
 	unsigned int i;
 	int r;
 
 	r = kvm_span_shot_read(shot->kvm, shot->nested.apic_gpa, &shot->apic,
-			       sizeof(shot->apic));
+			       sizeof(shot->apic), patience);
 	memset(shot->posted, 0, sizeof(shot->posted));
 	if (!r && shot->nested.posted_gpa)
 		r = kvm_span_shot_read(shot->kvm, shot->nested.posted_gpa, shot->posted,
-				       sizeof(shot->posted));
+				       sizeof(shot->posted), patience);
 	if (r)
 		return r;
 	for (i = 0; i < 8; i++)
@@ -667,17 +675,17 @@ static int kvm_span_shot_read_apic(struct kvm_span_shot *shot)
  * Its table may have become another guest's since it was looked at; and what was
  * mapped there then is mapped still, or it is not read.
  */
-static int kvm_span_shot_still(struct kvm_span_shot *shot)
+static int kvm_span_shot_still(struct kvm_span_shot *shot, s64 *patience)
 {
 	shot->eptp = INVALID_GPA;
-	return kvm_span_shot_is(shot, shot->nested.eptp, shot->sregs.cr3) ? 0 : -EFAULT;
+	return kvm_span_shot_is(shot, shot->nested.eptp, shot->sregs.cr3, patience) ? 0 : -EFAULT;
 }
 
 /*
  * All vCPUs of the L1 are held. Is there a state that the guest can go on with?
  * Reads what is missing. Nobody changes the shot afterwards, though the L1 goes on.
  */
-int kvm_span_shot_ready(struct kvm_span_shot *shot)
+int kvm_span_shot_ready(struct kvm_span_shot *shot, s64 *patience)
 {
 	int r = 0;
 
@@ -688,9 +696,9 @@ int kvm_span_shot_ready(struct kvm_span_shot *shot)
 		   (shot->exit == KVM_SPAN_EXIT_RAM && !kvm_span_shot_is_ram(shot))) {
 		r = -EBUSY;
 	} else {
-		r = kvm_span_shot_still(shot);
+		r = kvm_span_shot_still(shot, patience);
 		if (!r)
-			r = kvm_span_shot_read_apic(shot);
+			r = kvm_span_shot_read_apic(shot, patience);
 		if (!r && shot->exit == KVM_SPAN_EXIT_EOI)
 			r = kvm_span_shot_eoi(shot);
 		if (!r && shot->exit != KVM_SPAN_EXIT_INSIDE && !shot->nested.delivers)

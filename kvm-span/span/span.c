@@ -665,8 +665,8 @@ static long kvm_span_get_info(void __user *uarg)
 	info.api_version = KVM_SPAN_API_VERSION;
 	info.max_members = KVM_SPAN_MAX_MEMBERS;
 	info.features = KVM_SPAN_FEATURE_MEMORY | KVM_SPAN_FEATURE_WATCH |
-			KVM_SPAN_FEATURE_VCPU | KVM_SPAN_FEATURE_SALVAGE |
-			KVM_SPAN_FEATURE_CHANNEL | kvm_span_log_features();
+			KVM_SPAN_FEATURE_VCPU | KVM_SPAN_FEATURE_CHANNEL |
+			kvm_span_log_features() | kvm_span_salvage_features();
 	info.max_bytes = KVM_SPAN_MAX_BYTES;
 	return kvm_span_return_arg(uarg, &info, sizeof(info));
 }

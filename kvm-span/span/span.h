@@ -219,6 +219,7 @@ void kvm_span_share_signal(struct kvm_span_member *member);
 long kvm_span_channel(struct kvm_span *span, void __user *uarg);
 
 /* salvage.c */
+u64 kvm_span_salvage_features(void);
 long kvm_span_salvage(struct kvm_span *span, void __user *uarg);
 
 /* window.c */
