@@ -20,10 +20,22 @@
 #define G_DATA		G(5)
 #define G_COUNT		(G_DATA + 0x40)	/* interrupts taken */
 
+/* Of the guest's second vCPU. */
+#define G_STACK2	G(6)
+#define G_CODE2		G(7)
+#define G_DATA2		G(8)
+
 /* The L1's virtual-APIC page of the guest's vCPU. */
 #define L1_APIC_GPA	0x90000u
+/* Its descriptor of posted interrupts. */
+#define L1_POSTED_GPA	0x91000u
+/* The same for the second one, and what the L1's own second vCPU needs. */
+#define L1_APIC2_GPA	0x92000u
+#define L1_VMXON2_GPA	0x93000u
+#define L1_VMCS2_GPA	0x94000u
 
 #define WHO		1u		/* the guest's vCPU */
+#define WHO2		2u
 #define APIC_ID		0x20
 #define APIC_ISR	0x100
 #define APIC_IRR	0x200
@@ -39,6 +51,20 @@
 #define VMCS_ENTRY_EVENT	0x4016
 #define VMCS_APIC_PAGE		0x2012
 #define VMCS_TPR_THRESHOLD	0x401c
+#define VMCS_PIN_CONTROLS	0x4000
+#define VMCS_SECONDARY		0x401e
+#define VMCS_EXIT_CONTROLS	0x400c
+#define VMCS_POSTED_VECTOR	0x0002
+#define VMCS_POSTED_DESC	0x2016
+#define VMCS_INTR_STATUS	0x0810	/* vector requested, and in service << 8 */
+#define VMCS_EOI_EXIT		0x201c
+
+#define PIN_INTR	(1u << 0)
+#define PIN_POSTED	(1u << 7)
+#define SEC_EPT		(1u << 1)
+#define SEC_APIC_REGS	(1u << 8)
+#define SEC_DELIVERY	(1u << 9)
+#define EXIT_ACK_INTR	(1u << 15)
 
 #define CTL_HLT		(1u << 7)
 #define CTL_TPR_SHADOW	(1u << 21)
@@ -71,6 +97,7 @@ TINY_CODE(g_count, "1: incl %eax; movl %eax, (%ebx); cmpl $0, 4(%ebx); je 1b");
 TINY_CODE(g_sse, "movd %eax, %xmm3; pshufd $0, %xmm3, %xmm3; 1: incl 8(%ebx); cmpl $0, 4(%ebx); je 1b; movups %xmm3, 16(%ebx)");
 TINY_CODE(g_cpuid, "movl $7, (%ebx); xorl %eax, %eax; cpuid; movl $0x600d, %esi; movl $8, 0x10005000");
 TINY_CODE(g_hlt, "movl $7, (%ebx); sti; hlt; movl $8, (%ebx)");
+TINY_CODE(g_sti, "1: incl (%ebx); cmpl $0, 4(%ebx); je 1b; sti; nop; cli");
 TINY_CODE(g_out, "movl $7, (%ebx)");
 TINY_CODE(g_cpuids, "1: cpuid; jmp 1b");
 
@@ -96,13 +123,18 @@ static volatile uint32_t *apic(struct split *s, unsigned int reg)
 	return (volatile uint32_t *)(s->p.l1.ram + L1_APIC_GPA + reg);
 }
 
-static int arm(struct split *s)
+static int arm_one(struct split *s, unsigned int who)
 {
 	struct kvm_span_vcpu arg = {
-		.size = sizeof(arg), .vcpu = WHO, .owner = s->p.id, .flags = KVM_SPAN_VCPU_SALVAGE,
+		.size = sizeof(arg), .vcpu = who, .owner = s->p.id, .flags = KVM_SPAN_VCPU_SALVAGE,
 	};
 
 	return ioctl(s->g.span, KVM_SPAN_SET_VCPU, &arg);
+}
+
+static int arm(struct split *s)
+{
+	return arm_one(s, WHO);
 }
 
 static int salvage(struct split *s, uint64_t vcpus, struct kvm_span_salvage *arg)
@@ -141,6 +173,29 @@ static void guest_tables(struct split *s)
 	put(s, G_STUB, stub, sizeof(stub));
 }
 
+/* A vCPU of the guest, for the L1's vCPU v, whose VMCS is there. */
+static void split_vcpu(struct split *s, struct tiny_vm *v, unsigned int who, uint32_t stack, uint32_t apic_gpa)
+{
+	volatile uint32_t *regs = (volatile uint32_t *)(s->p.l1.ram + apic_gpa);
+
+	MUST(nest_write(v, VMCS_GUEST_CR3, G_CR3));
+	/* VMXE is the L1's, the guest sees none; it has SSE. */
+	MUST(nest_write(v, VMCS_GUEST_CR4, CR4_VMXE | CR4_GUEST));
+	MUST(nest_write(v, VMCS_CR4_MASK, CR4_VMXE));
+	MUST(nest_write(v, VMCS_CR4_SHADOW, 0));
+	MUST(nest_write(v, VMCS_GUEST_IDTR_BASE, G_IDT));
+	MUST(nest_write(v, VMCS_GUEST_RSP, stack));
+	MUST(nest_write(v, VMCS_APIC_PAGE, apic_gpa));
+	MUST(nest_write(v, VMCS_APIC_PAGE + 1, 0));
+	MUST(nest_write(v, VMCS_TPR_THRESHOLD, 0));
+	MUST(nest_write(v, VMCS_CONTROLS,
+			nest_control(v->vcpu, 0x482, CTL_SECONDARY | CTL_TPR_SHADOW | CTL_HLT)));
+	regs[APIC_ID / 4] = who << 24;
+	regs[LAPIC_SPIV / 4] = 0x1ff;
+	regs[LAPIC_DFR / 4] = ~0u;
+	MUST(set_vcpu(s->g.span, who, NOBODY));
+}
+
 static void split_init(struct split *s)
 {
 	uint8_t *window;
@@ -160,22 +215,7 @@ static void split_init(struct split *s)
 	guest_tables(s);
 	if (!nest_init(&s->p.l1))
 		ktap_skip("no VMX for VMs");
-	MUST(nest_write(&s->p.l1, VMCS_GUEST_CR3, G_CR3));
-	/* VMXE is the L1's, the guest sees none; it has SSE. */
-	MUST(nest_write(&s->p.l1, VMCS_GUEST_CR4, CR4_VMXE | CR4_GUEST));
-	MUST(nest_write(&s->p.l1, VMCS_CR4_MASK, CR4_VMXE));
-	MUST(nest_write(&s->p.l1, VMCS_CR4_SHADOW, 0));
-	MUST(nest_write(&s->p.l1, VMCS_GUEST_IDTR_BASE, G_IDT));
-	MUST(nest_write(&s->p.l1, VMCS_GUEST_RSP, G_STACK));
-	MUST(nest_write(&s->p.l1, VMCS_APIC_PAGE, L1_APIC_GPA));
-	MUST(nest_write(&s->p.l1, VMCS_APIC_PAGE + 1, 0));
-	MUST(nest_write(&s->p.l1, VMCS_TPR_THRESHOLD, 0));
-	MUST(nest_write(&s->p.l1, VMCS_CONTROLS,
-			nest_control(s->p.l1.vcpu, 0x482, CTL_SECONDARY | CTL_TPR_SHADOW | CTL_HLT)));
-	*apic(s, APIC_ID) = WHO << 24;
-	*apic(s, LAPIC_SPIV) = 0x1ff;
-	*apic(s, LAPIC_DFR) = ~0u;
-	MUST(set_vcpu(s->g.span, WHO, NOBODY));
+	split_vcpu(s, &s->p.l1, WHO, G_STACK, L1_APIC_GPA);
 }
 
 #define ENTER(s, again, name, ...) ({					\
@@ -470,6 +510,164 @@ static void test_lies(void)
 	}
 }
 
+/*
+ * Both of the guest's vCPUs that the L1 has, on two of its own: one runs, and the
+ * other one runs, too, or has exited.
+ */
+static void test_two(void)
+{
+	struct kvm_span_salvage arg;
+	struct tiny_vm second;
+	uint32_t n[2], exited;
+	struct split s;
+	int end;
+
+	for (exited = 0; exited < 2; exited++) {
+		split_init(&s);
+		tiny_add_vcpu(&second, &s.p.l1, 1, 0);
+		tiny_cpuid(s.g.vcpu[WHO2].vcpu);
+		MUST(nest_init_at(&second, L1_VMXON2_GPA, L1_VMCS2_GPA) ? 0 : -1);
+		split_vcpu(&s, &second, WHO2, G_STACK2, L1_APIC2_GPA);
+		MUST(arm(&s));
+		MUST(arm_one(&s, WHO2));
+		if (exited)
+			put(&s, G_CODE2, piece_g_hlt, piece_g_hlt_end - piece_g_hlt);
+		else
+			put(&s, G_CODE2, piece_g_count, piece_g_count_end - piece_g_count);
+		TINY_GO(&second, enter, .edi = G_CODE2, .ebx = G_DATA2, .eax = 0x1000000);
+		ENTER(&s, 0, g_count);
+		CHECK(SOON(*word(&s, G_DATA) > 1000), "the first counts: %u", *word(&s, G_DATA));
+		if (exited)
+			CHECK(tiny_wait(&second, 5000) == TINY_DONE && tiny_eax(&second) == EXIT_HLT, "exit %#x",
+			      tiny_eax(&second));
+		else
+			CHECK(SOON(*word(&s, G_DATA2) > 0x1001000), "the second counts: %#x", *word(&s, G_DATA2));
+		CHECK(salvage(&s, 1u << WHO | 1u << WHO2, &arg) == 0, "%s", strerror(errno));
+		CHECK(arg.vcpus == (1u << WHO | 1u << WHO2), "salvaged %#llx", (unsigned long long)arg.vcpus);
+		CHECK(arg.result[WHO] == KVM_SPAN_SALVAGE_RUNNING, "the first: %u", arg.result[WHO]);
+		CHECK(arg.result[WHO2] == (exited ? KVM_SPAN_SALVAGE_EXITED : KVM_SPAN_SALVAGE_RUNNING),
+		      "the second: %u", arg.result[WHO2]);
+		/* Each with its own. */
+		n[0] = *word(&s, G_DATA);
+		n[1] = *word(&s, G_DATA2);
+		CHECK(regs_of(&s).rbx == G_DATA, "ebx %#llx", regs_of(&s).rbx);
+		MUST(set_vcpu(s.g.span, WHO, 0));
+		MUST(set_vcpu(s.g.span, WHO2, 0));
+		tiny_go(&s.g.vcpu[WHO]);
+		tiny_go(&s.g.vcpu[WHO2]);
+		CHECK(SOON(*word(&s, G_DATA) > n[0] + 1000), "at home: %u, %u", n[0], *word(&s, G_DATA));
+		*word(&s, G_DATA + 4) = 1;
+		end = tiny_wait(&s.g.vcpu[WHO], 5000);
+		CHECK(end == TINY_DONE, "the first ended with %d", end);
+		if (!exited)
+			CHECK(SOON(*word(&s, G_DATA2) > n[1] + 1000), "at home: %#x, %#x", n[1],
+			      *word(&s, G_DATA2));
+		*word(&s, G_DATA2 + 4) = 1;
+		/* One that halted is woken, as by a kick that only the L1 knew of. */
+		end = tiny_wait(&s.g.vcpu[WHO2], 5000);
+		CHECK(end == TINY_DONE, "the second ended with %d", end);
+		if (exited)
+			CHECK(*word(&s, G_DATA2) == 8, "it halted once more, and went on: %u", *word(&s, G_DATA2));
+		tiny_abort(&s.p.l1);
+		tiny_abort(&second);
+	}
+}
+
+/* The processor delivers the guest's interrupts, and others are posted to it. */
+static void split_init_posted(struct split *s, uint32_t requested)
+{
+	struct tiny_vm *v = &s->p.l1;
+	uint32_t i;
+
+	split_init(s);
+	if (!(nest_msr(v->vcpu, 0x481) >> 32 & PIN_POSTED) || !(nest_msr(v->vcpu, 0x48b) >> 32 & SEC_DELIVERY))
+		ktap_skip("VMs have no posted interrupts");
+	MUST(nest_write(v, VMCS_PIN_CONTROLS, nest_control(v->vcpu, 0x481, PIN_INTR | PIN_POSTED)));
+	MUST(nest_write(v, VMCS_EXIT_CONTROLS, nest_control(v->vcpu, 0x483, EXIT_ACK_INTR)));
+	MUST(nest_write(v, VMCS_SECONDARY, nest_control(v->vcpu, 0x48b, SEC_EPT | SEC_APIC_REGS | SEC_DELIVERY)));
+	MUST(nest_write(v, VMCS_POSTED_VECTOR, 0xf2));
+	MUST(nest_write(v, VMCS_POSTED_DESC, L1_POSTED_GPA));
+	MUST(nest_write(v, VMCS_POSTED_DESC + 1, 0));
+	for (i = 0; i < 8; i++)
+		MUST(nest_write(v, VMCS_EOI_EXIT + i, 0));
+	MUST(nest_write(v, VMCS_INTR_STATUS, requested));
+	*apic(s, APIC_IRR + 0x10 * (requested / 32)) |= 1u << (requested % 32);
+}
+
+static void post(struct split *s, unsigned int vector)
+{
+	volatile uint32_t *pir = (volatile uint32_t *)(s->p.l1.ram + L1_POSTED_GPA);
+
+	pir[vector / 32] |= 1u << (vector % 32);
+	pir[8] |= 1;		/* outstanding */
+}
+
+/* What waits in the IRR and what was posted, while the guest has interrupts off. */
+static void test_posted(void)
+{
+	struct split s;
+	uint32_t n;
+
+	split_init_posted(&s, 0x43);
+	MUST(arm(&s));
+	post(&s, 0x71);
+	ENTER(&s, 0, g_sti);
+	CHECK(SOON(*word(&s, G_DATA) > 1000), "it counts: %u", *word(&s, G_DATA));
+	post(&s, 0x95);
+	if (!expect(&s, KVM_SPAN_SALVAGE_RUNNING))
+		return;
+	n = *word(&s, G_DATA);
+	CHECK(lapic_has(s.g.vcpu[WHO].vcpu, 0x43), "what waits");
+	CHECK(lapic_has(s.g.vcpu[WHO].vcpu, 0x71), "what was posted before it ran");
+	CHECK(lapic_has(s.g.vcpu[WHO].vcpu, 0x95), "what was posted while it ran");
+	CHECK(*word(&s, G_COUNT) == 0, "interrupts taken: %u", *word(&s, G_COUNT));
+	MUST(set_vcpu(s.g.span, WHO, 0));
+	tiny_go(&s.g.vcpu[WHO]);
+	CHECK(SOON(*word(&s, G_DATA) > n + 1000), "it counts at home: %u", *word(&s, G_DATA));
+	*word(&s, G_DATA + 4) = 1;
+	CHECK(tiny_wait(&s.g.vcpu[WHO], 5000) == TINY_DONE, "ended with %d", s.g.vcpu[WHO].result);
+	/* The highest one, whose end the guest does not tell; the others wait for that. */
+	CHECK(*word(&s, G_COUNT) == 1, "interrupts taken: %u", *word(&s, G_COUNT));
+	CHECK(lapic_reg(s.g.vcpu[WHO].vcpu, APIC_ISR + 0x10 * (0x95 / 32)) == 1u << (0x95 % 32), "in service");
+	CHECK(lapic_has(s.g.vcpu[WHO].vcpu, 0x71) && lapic_has(s.g.vcpu[WHO].vcpu, 0x43), "the others");
+	tiny_abort(&s.p.l1);
+}
+
+/* One that the processor delivered, without an exit: in service, and not once more. */
+static void test_delivered(void)
+{
+	struct split s;
+	uint32_t exited;
+
+	for (exited = 0; exited < 2; exited++) {
+		split_init_posted(&s, 0x51);
+		MUST(arm(&s));
+		MUST(nest_write(&s.p.l1, VMCS_GUEST_RFLAGS, 0x202));
+		if (exited) {
+			ENTER(&s, 0, g_hlt);
+			CHECK(tiny_wait(&s.p.l1, 5000) == TINY_DONE && tiny_eax(&s.p.l1) == EXIT_HLT, "exit %#x",
+			      tiny_eax(&s.p.l1));
+		} else {
+			ENTER(&s, 0, g_count);
+			CHECK(SOON(*word(&s, G_DATA) > 1000), "it counts: %u", *word(&s, G_DATA));
+		}
+		CHECK(*word(&s, G_COUNT) == 1, "interrupts taken: %u", *word(&s, G_COUNT));
+		post(&s, 0x53);
+		if (!expect(&s, exited ? KVM_SPAN_SALVAGE_EXITED : KVM_SPAN_SALVAGE_RUNNING))
+			return;
+		CHECK(lapic_reg(s.g.vcpu[WHO].vcpu, APIC_ISR + 0x10 * (0x51 / 32)) == 1u << (0x51 % 32), "in service");
+		CHECK(!lapic_has(s.g.vcpu[WHO].vcpu, 0x51), "requested once more");
+		CHECK(lapic_has(s.g.vcpu[WHO].vcpu, 0x53), "what was posted");
+		*word(&s, G_DATA + 4) = 1;
+		MUST(set_vcpu(s.g.span, WHO, 0));
+		tiny_go(&s.g.vcpu[WHO]);
+		/* One that halted is woken once; the posted one is of the same class, and waits. */
+		CHECK(tiny_wait(&s.g.vcpu[WHO], 5000) == TINY_DONE, "ended with %d", s.g.vcpu[WHO].result);
+		CHECK(*word(&s, G_COUNT) == 1, "interrupts taken at home: %u", *word(&s, G_COUNT));
+		tiny_abort(&s.p.l1);
+	}
+}
+
 /* It is not armed any more once somebody else has it; and as often as one likes. */
 static void test_again(void)
 {
@@ -545,6 +743,9 @@ int main(void)
 		{ "injected", test_injected },
 		{ "at_work", test_at_work },
 		{ "another_guest", test_another_guest },
+		{ "two", test_two },
+		{ "posted", test_posted },
+		{ "delivered", test_delivered },
 		{ "lies", test_lies },
 		{ "again", test_again },
 		{ "cost", test_cost },

@@ -198,8 +198,8 @@ static inline int nest_fields(struct tiny_vm *v)
 	F(0x6c10, 0);
 	F(0x6c12, 0);
 	F(0x4c00, 0);
-	F(0x6c14, TINY_STACK_GPA);
-	F(0x6c16, CODE_GPA + 8);	/* in nest_run */
+	F(0x6c14, v->stack_gpa);
+	F(0x6c16, v->code_gpa + 8);	/* in nest_run */
 #undef F
 	return n;
 }
@@ -221,8 +221,11 @@ static inline int nest_write(struct tiny_vm *v, uint32_t field, uint32_t value)
 	return end == TINY_DONE ? (int)tiny_eax(v) : end;
 }
 
-/* Into VMX operation, with a VMCS that can be launched. */
-static inline bool nest_init(struct tiny_vm *v)
+/*
+ * Into VMX operation, with a VMCS that can be launched. Each vCPU of the VM needs
+ * pages of its own for that; the rest they share, so one after the other.
+ */
+static inline bool nest_init_at(struct tiny_vm *v, uint32_t vmxon_gpa, uint32_t vmcs_gpa)
 {
 	uint32_t revision;
 	int n;
@@ -230,17 +233,22 @@ static inline bool nest_init(struct tiny_vm *v)
 	if (!nest_enable(v))
 		return false;
 	revision = nest_msr(v->vcpu, 0x480);
-	tiny_put32(v->ram + NEST_VMXON_GPA, revision);
-	tiny_put32(v->ram + NEST_VMCS_GPA, revision);
+	tiny_put32(v->ram + vmxon_gpa, revision);
+	tiny_put32(v->ram + vmcs_gpa, revision);
 	nest_ept(v);
-	MUST(NEST_AT(v, vmxon, NEST_VMXON_GPA) ? -1 : 0);
-	MUST(NEST_AT(v, vmclear, NEST_VMCS_GPA) ? -1 : 0);
-	MUST(NEST_AT(v, vmptrld, NEST_VMCS_GPA) ? -1 : 0);
+	MUST(NEST_AT(v, vmxon, vmxon_gpa) ? -1 : 0);
+	MUST(NEST_AT(v, vmclear, vmcs_gpa) ? -1 : 0);
+	MUST(NEST_AT(v, vmptrld, vmcs_gpa) ? -1 : 0);
 	n = nest_fields(v);
 	MUST(TINY_RUN(v, vmwrite_all, .esi = NEST_FIELDS_GPA, .ecx = n) == TINY_DONE ? 0 : -1);
 	if (!CHECK(tiny_eax(v) == 0, "vmwrite of field %#x", tiny_eax(v)))
 		return false;
 	return true;
+}
+
+static inline bool nest_init(struct tiny_vm *v)
+{
+	return nest_init_at(v, NEST_VMXON_GPA, NEST_VMCS_GPA);
 }
 
 /* Run the nested guest. How the piece ended, and the exit reason in *reason. */
