@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Frames of the guest, and the pages of tracked spaces that were seen in them. */
 #include <linux/lockdep.h>
+#include <linux/sched.h>
 
 #include "ooh.h"
 
@@ -109,5 +110,6 @@ void ooh_frames_lost(void)
 			ooh_group_set_dirty(group, BIT_ULL(page->slot));
 			ooh_group_set_unarmed(group, BIT_ULL(page->slot));
 		}
+		cond_resched();
 	}
 }

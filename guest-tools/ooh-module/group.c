@@ -117,8 +117,12 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 		struct ooh_page *page = &group->page[i];
 		bool log = look->logged & BIT_ULL(i);
 
-		if (page->pfn == look->pfn[i] && (!page->pfn || log == !!(group->logged & BIT_ULL(i))))
+		if (page->pfn == look->pfn[i] && (!page->pfn || log == !!(group->logged & BIT_ULL(i)))) {
+			/* Not seen in a frame, but it was in one: nobody knows what it was given there. */
+			if (!page->pfn)
+				dirty |= look->came & look->hidden & look->tracked & BIT_ULL(i);
 			continue;
+		}
 		if (page->pfn && page->pfn == look->pfn[i] && log) {
 			ooh_page_change_over(page);
 			dirty &= ~BIT_ULL(i);

@@ -158,9 +158,11 @@ static bool batch_add(unsigned long pfn)
 static void note_armed(unsigned int from, unsigned int to)
 {
 	mutex_lock(&ooh_frame_lock);
-	for (; from < to; from++)
+	for (; from < to; from++) {
 		for (u64 i = 0; i < batch[from].pages; i++)
 			ooh_frame_armed(batch[from].gfn + i);
+		cond_resched();
+	}
 	mutex_unlock(&ooh_frame_lock);
 }
 
@@ -272,8 +274,10 @@ static void take_entries(void)
 
 	while (tail != head) {
 		mutex_lock(&ooh_frame_lock);
-		for (unsigned int n = 0; tail != head && n < 1024; n++)
+		for (unsigned int n = 0; tail != head && n < 1024; n++) {
 			take_entry(READ_ONCE(entries[tail++ & (ring->size - 1)]));
+			cond_resched();
+		}
 		disarm_batch();
 		mutex_unlock(&ooh_frame_lock);
 		smp_store_release(&ring->tail, tail); /* read, before they are given back */
@@ -281,8 +285,11 @@ static void take_entries(void)
 	}
 }
 
-/* Note everything that was written before this call, and have it armed again. */
-int ooh_host_fetch(void)
+/*
+ * Note everything that was written before this call, and have it armed again. That
+ * is for all spaces: those besides the caller's are told of it.
+ */
+int ooh_host_fetch(struct ooh_space *space)
 {
 	int err = 0;
 	long left;
@@ -311,5 +318,6 @@ int ooh_host_fetch(void)
 	if (!err)
 		err = ooh_irq_tell();
 	mutex_unlock(&host_lock);
+	ooh_spaces_wake_dirty(space);
 	return err;
 }

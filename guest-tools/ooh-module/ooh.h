@@ -32,6 +32,9 @@
  * (3) A frame that is new is armed before the fetch ends, and its page is in
  *     that fetch. A write before the arming is seen by whoever reads the page
  *     after the fetch, a later one is reported by the host.
+ *     A page that came into a frame and has left it again before it was looked at
+ *     (it is in swap, or in a file's cache only) is in that fetch as well: probes
+ *     note which pages came.
  * (4) A page that goes away and comes back into the same frame between two
  *     looks: the frame was armed all the time, so whatever changed it since was
  *     reported. A page whose frame was given up counts as written, and what is
@@ -99,7 +102,10 @@ struct ooh_space {
 
 	struct xarray groups;		/* of struct ooh_group, by index */
 	struct xarray marks;		/* by index of group: any value */
-	bool all_marked;		/* there was no memory for a mark */
+	bool all_marked;		/* there was no memory for a mark, or it is all of it */
+	struct xarray came;		/* by 32 pages, which came into a frame */
+	bool all_came;			/* any of them may have */
+	bool unsure;			/* and there was no memory to note which */
 	struct ooh_log __percpu *log;	/* NULL: the host watches all of it; set once */
 	struct xarray written;		/* with a log: by 32 pages, which were written */
 	struct xarray foreign;		/* so, those that are not watched by their dirty bits */
@@ -123,6 +129,8 @@ struct ooh_space {
 struct ooh_look {
 	unsigned long pfn[OOH_GROUP_PAGES];	/* 0: none */
 	u64 tracked;				/* pages that lie in a mapping that is tracked */
+	u64 hidden;				/* in no frame that is mapped, but they may have contents */
+	u64 came;				/* were in a frame at some time since the last look */
 	u64 logged;				/* pages to be watched by their dirty bits */
 	u64 dirty;				/* those of them that were dirty; they are clean now */
 };
@@ -169,6 +177,7 @@ void ooh_space_stats(struct ooh_space *space, struct ooh_stats_args *stats);
 __poll_t ooh_space_poll(struct ooh_space *space);
 void ooh_spaces_mark(struct mm_struct *mm, unsigned long start, unsigned long end);
 void ooh_spaces_wake(void);
+void ooh_spaces_wake_dirty(const struct ooh_space *but);
 struct ooh_space *ooh_space_logged(struct mm_struct *mm);
 u64 ooh_space_foreign(struct ooh_space *space, unsigned long index);
 void ooh_space_written(struct ooh_space *space, unsigned long start, unsigned long end);
@@ -201,7 +210,7 @@ u32 ooh_host_features(void);
 int ooh_host_on(void);
 void ooh_host_off(void);
 int ooh_host_arm(struct ooh_space *space, unsigned long first, unsigned long last);
-int ooh_host_fetch(void);
+int ooh_host_fetch(struct ooh_space *space);
 u64 ooh_host_lost(void);
 bool ooh_host_blind(void);
 

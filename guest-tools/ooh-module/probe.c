@@ -182,9 +182,13 @@ static void move_ends(struct fprobe *fp, unsigned long ip, unsigned long ret_ip,
 	atomic_dec(&moves);
 }
 
+/* So many moves may go on at once; if there were more, ooh_probes_moving() says yes for ever. */
+#define MOVES	1024
+
 static struct fprobe move_probe = {
 	.entry_handler = move_begins,
 	.exit_handler = move_ends,
+	.nr_maxactive = MOVES,
 	.entry_data_size = sizeof(struct move),
 };
 

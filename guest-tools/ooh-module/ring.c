@@ -6,6 +6,8 @@
 #include "ooh.h"
 
 struct ooh_ring_buffer {
+	struct page **pages;		/* charged to who tracks */
+	unsigned long nr_pages;
 	struct ooh_ring *shared;	/* the reader writes it too: only its tail is read */
 	struct ooh_record *records;
 	u32 size;
@@ -15,6 +17,35 @@ struct ooh_ring_buffer {
 	u64 end;			/* of the last one */
 };
 
+void ooh_ring_free(struct ooh_ring_buffer *ring)
+{
+	if (!ring)
+		return;
+	if (ring->shared)
+		vunmap(ring->shared);
+	while (ring->nr_pages)
+		__free_page(ring->pages[--ring->nr_pages]);
+	kvfree(ring->pages);
+	kfree(ring);
+}
+
+/* Not vmalloc_user(): that charges nobody. */
+static int make_pages(struct ooh_ring_buffer *ring, unsigned long n)
+{
+	ring->pages = kvmalloc_array(n, sizeof(*ring->pages), GFP_KERNEL_ACCOUNT);
+	if (!ring->pages)
+		return -ENOMEM;
+	for (; ring->nr_pages < n; ring->nr_pages++) {
+		struct page *page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+
+		if (!page)
+			return -ENOMEM;
+		ring->pages[ring->nr_pages] = page;
+	}
+	ring->shared = vmap(ring->pages, n, VM_MAP | VM_USERMAP, PAGE_KERNEL);
+	return ring->shared ? 0 : -ENOMEM;
+}
+
 struct ooh_ring_buffer *ooh_ring_new(unsigned int order)
 {
 	struct ooh_ring_buffer *ring = kzalloc(sizeof(*ring), GFP_KERNEL_ACCOUNT);
@@ -22,23 +53,14 @@ struct ooh_ring_buffer *ooh_ring_new(unsigned int order)
 
 	if (!ring)
 		return NULL;
-	ring->shared = vmalloc_user((pages + 1) << PAGE_SHIFT);
-	if (!ring->shared) {
-		kfree(ring);
+	if (make_pages(ring, pages + 1)) {
+		ooh_ring_free(ring);
 		return NULL;
 	}
 	ring->records = (void *)ring->shared + PAGE_SIZE;
 	ring->size = (pages << PAGE_SHIFT) / sizeof(*ring->records);
 	ring->shared->size = ring->size;
 	return ring;
-}
-
-void ooh_ring_free(struct ooh_ring_buffer *ring)
-{
-	if (!ring)
-		return;
-	vfree(ring->shared);
-	kfree(ring);
 }
 
 size_t ooh_ring_bytes(const struct ooh_ring_buffer *ring)

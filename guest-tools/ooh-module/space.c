@@ -29,6 +29,7 @@ static int mark(struct ooh_space *space, unsigned long index, gfp_t gfp)
 {
 	int err;
 
+	smp_mb(); /* what was noted, then the look for a mark; pairs with look() */
 	if (xa_load(&space->marks, index))
 		return 0;
 	err = xa_err(xa_store(&space->marks, index, xa_mk_value(1), gfp | __GFP_NOWARN));
@@ -58,14 +59,20 @@ static void mark_range(struct ooh_space *space, unsigned long start, unsigned lo
 	wake(space);
 }
 
-/* In space->written and ->foreign: 32 pages an entry, as many as a value has room for. */
+/* In space->came, ->written and ->foreign: 32 pages an entry, as many as a value has room for. */
 #define BITS_SHIFT	(PAGE_SHIFT + 5)
+
+/* Notes of more than this at once are one of everything. */
+static bool too_many_bits(unsigned long start, unsigned long end)
+{
+	return ((end - 1) >> BITS_SHIFT) - (start >> BITS_SHIFT) >= MANY_MARKS;
+}
 
 /* False: it could not be noted. */
 static bool set_bits(struct xarray *xa, unsigned long start, unsigned long end)
 {
 	unsigned long index = start >> BITS_SHIFT, last = (end - 1) >> BITS_SHIFT;
-	bool ok = last - index < MANY_MARKS;
+	bool ok = !too_many_bits(start, end);
 
 	for (; ok && index <= last; index++) {
 		unsigned long base = index << BITS_SHIFT;
@@ -96,6 +103,20 @@ static u64 get_bits(struct xarray *xa, unsigned long group, bool take)
 			bits |= (u64)xa_to_value(entry) << (32 * i);
 	}
 	return bits;
+}
+
+/* Frames came to [start, end): the note first, as in ooh_space_written(). */
+static void came(struct ooh_space *space, unsigned long start, unsigned long end)
+{
+	if (start >= end)
+		return;
+	if (!set_bits(&space->came, start, end)) {
+		WRITE_ONCE(space->all_came, true);
+		if (!too_many_bits(start, end))
+			WRITE_ONCE(space->unsure, true);
+		WRITE_ONCE(space->all_marked, true);
+	}
+	mark_range(space, start, end);
 }
 
 /*
@@ -164,7 +185,7 @@ void ooh_spaces_mark(struct mm_struct *mm, unsigned long start, unsigned long en
 	rcu_read_lock();
 	hash_for_each_possible_rcu(spaces, space, by_mm, (unsigned long)mm)
 		if (space->mm == mm)
-			mark_range(space, start, end);
+			came(space, start, end);
 	rcu_read_unlock();
 }
 
@@ -180,6 +201,19 @@ void ooh_spaces_wake(void)
 	rcu_read_unlock();
 }
 
+/* A fetch for one space has told others that their pages were written. */
+void ooh_spaces_wake_dirty(const struct ooh_space *but)
+{
+	struct ooh_space *space;
+	unsigned int bucket;
+
+	rcu_read_lock();
+	hash_for_each_rcu(spaces, bucket, space, by_mm)
+		if (space != but && xa_marked(&space->groups, OOH_DIRTY))
+			wake(space);
+	rcu_read_unlock();
+}
+
 /*
  * Pages went, or were replaced. After the change, not before it: a fetch in
  * between would take the mark away and still see the old page. Only groups that
@@ -189,6 +223,7 @@ static void gone(struct mmu_notifier *notifier, const struct mmu_notifier_range 
 {
 	struct ooh_space *space = container_of(notifier, struct ooh_space, notifier);
 	unsigned long index;
+	unsigned int n = 0;
 	void *group;
 
 	if (range->start >= range->end)
@@ -198,8 +233,13 @@ static void gone(struct mmu_notifier *notifier, const struct mmu_notifier_range 
 		ooh_space_written(space, range->start, range->end);
 	/* The group is not looked into: it may be freed meanwhile. */
 	xa_for_each_range(&space->groups, index, group, range->start >> OOH_GROUP_SHIFT,
-			  (range->end - 1) >> OOH_GROUP_SHIFT)
+			  (range->end - 1) >> OOH_GROUP_SHIFT) {
+		if (++n > MANY_MARKS) {
+			WRITE_ONCE(space->all_marked, true);
+			break;
+		}
 		mark(space, index, GFP_ATOMIC);
+	}
 	wake(space);
 }
 
@@ -249,39 +289,45 @@ static int mark_unseen(struct ooh_space *space)
 	if (xchg(&space->all_marked, false))
 		all = true;
 	if (all)
-		xa_for_each(&space->groups, index, group)
+		xa_for_each(&space->groups, index, group) {
 			err = err ?: mark(space, index, GFP_KERNEL_ACCOUNT);
+			cond_resched();
+		}
 	for_each_vma(vmi, vma)
 		if (!err && ooh_vma_tracked(space, vma) && (all || ooh_vma_unseen(vma)))
 			err = mark_vma(space, vma);
 	return err;
 }
 
-/* Look at one group. mmap_lock is held: the mark is taken away and the look done under it. */
-static int look(struct ooh_space *space, unsigned long index, bool all_written)
-{
-	struct ooh_group *group;
-	struct ooh_look look;
-	u64 written = 0;
-	int i, err;
+/* What is true of all groups of a look. */
+struct ooh_all {
+	bool came;
+	bool written;
+};
 
+/*
+ * Look at one group. mmap_lock is held: the mark is taken away and the look done under it.
+ * The group is there before that, so that gone() marks it from then on.
+ */
+static int look(struct ooh_space *space, unsigned long index, struct ooh_all all)
+{
+	struct ooh_group *group = ooh_group_get(space, index);
+	struct ooh_look look;
+	u64 came, written = 0;
+	int err;
+
+	if (!group)
+		return -ENOMEM;
 	xa_erase(&space->marks, index);
+	smp_mb(); /* the mark, then the notes; pairs with mark() */
+	came = get_bits(&space->came, index, true) | (all.came ? ~0ULL : 0);
 	if (space->log)
-		written = get_bits(&space->written, index, true) | (all_written ? ~0ULL : 0);
+		written = get_bits(&space->written, index, true) | (all.written ? ~0ULL : 0);
 	ooh_look(space, index, &look);
-	look.dirty |= written & look.logged;
+	look.came = came;
+	look.dirty |= (written | came) & look.logged;
 	space->cleaned |= look.dirty;
 	space->stats.walked++;
-	group = xa_load(&space->groups, index);
-	if (!group) {
-		for (i = 0; i < OOH_GROUP_PAGES && !look.pfn[i]; i++)
-			;
-		if (i == OOH_GROUP_PAGES)
-			return 0;
-		group = ooh_group_get(space, index);
-		if (!group)
-			return -ENOMEM;
-	}
 	mutex_lock(&ooh_frame_lock);
 	err = ooh_group_update(group, &look);
 	ooh_group_put(group);
@@ -289,11 +335,22 @@ static int look(struct ooh_space *space, unsigned long index, bool all_written)
 	return err;
 }
 
+/* Groups that a look is not about, or did not get to, keep such a note. */
+static bool take_note(bool *note, bool whole)
+{
+	if (!xchg(note, false))
+		return false;
+	if (!whole)
+		WRITE_ONCE(*note, true);
+	return true;
+}
+
 /* Look at the groups from first to last that are marked. */
 static int look_marked(struct ooh_space *space, unsigned long first, unsigned long last)
 {
-	bool all_written = false, incomplete;
+	bool whole = !first && last >= (TASK_SIZE_MAX - 1) >> OOH_GROUP_SHIFT, incomplete;
 	unsigned long index = first;
+	struct ooh_all all;
 	void *entry;
 	int err = 0;
 
@@ -303,18 +360,14 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 		space->all_marked |= incomplete;
 		return -EINTR;
 	}
-	if (xchg(&space->all_written, false)) {
-		all_written = true;
-		/* Groups that this fetch is not about keep it. */
-		if (first || last < (TASK_SIZE_MAX - 1) >> OOH_GROUP_SHIFT)
-			WRITE_ONCE(space->all_written, true);
-	}
-	if (incomplete || all_written)
+	all.written = take_note(&space->all_written, whole);
+	all.came = take_note(&space->all_came, whole);
+	if (incomplete || all.written || all.came)
 		WRITE_ONCE(space->all_marked, true);
 	err = mark_unseen(space);
 	for (entry = xa_find(&space->marks, &index, last, XA_PRESENT); entry && !err;
 	     entry = xa_find_after(&space->marks, &index, last, XA_PRESENT)) {
-		err = look(space, index, all_written);
+		err = look(space, index, all);
 		if (err) {
 			mark(space, index, GFP_KERNEL_ACCOUNT);
 			break;
@@ -331,8 +384,10 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 	mmap_read_unlock(space->mm);
 out:
 	/* Nothing of that was given to anybody yet: what is not flushed now is so next time. */
-	if (err && all_written)
+	if (err && all.written)
 		WRITE_ONCE(space->all_written, true);
+	if (err && all.came)
+		WRITE_ONCE(space->all_came, true);
 	if (!err && space->cleaned) {
 		ooh_log_flush(space);
 		space->cleaned = false;
@@ -368,11 +423,15 @@ static void leave_host(struct ooh_space *space)
 	}
 }
 
-/* Learn what was written, and have all of it watched again. */
+/*
+ * Learn what was written, and have all of it watched again. Where the host loses
+ * track in each fetch (vCPUs of the VM run on other hypervisors), all that is
+ * present stays unarmed and dirty, so that this and the next fetch report it.
+ */
 static int learn(struct ooh_space *space, unsigned long first, unsigned long last)
 {
+	int err, rounds = 2;
 	u64 lost;
-	int err;
 
 	if (mmget_not_zero(space->mm)) {
 		err = look_marked(space, first, last);
@@ -385,10 +444,10 @@ static int learn(struct ooh_space *space, unsigned long first, unsigned long las
 		lost = ooh_host_lost();
 		err = ooh_host_arm(space, first, last);
 		if (!err)
-			err = ooh_host_fetch();
+			err = ooh_host_fetch(space);
 		if (err)
 			return err;
-	} while (lost != ooh_host_lost());
+	} while (lost != ooh_host_lost() && --rounds);
 	leave_host(space);
 	if (ooh_host_blind())
 		take_all(space, first, last);
@@ -465,7 +524,7 @@ static int fetch(struct ooh_space *space, struct ooh_fetch_args *args)
 			return err;
 		space->lost = ooh_host_lost();
 		space->stats.epochs++;
-		if (space->lost != lost || ooh_host_blind()) {
+		if (space->lost != lost || ooh_host_blind() || take_note(&space->unsure, true)) {
 			space->stats.lost++;
 			args->status |= OOH_FETCHED_LOST;
 		}
@@ -587,6 +646,7 @@ static void destroy(struct ooh_space *space)
 {
 	ooh_groups_free(space);
 	xa_destroy(&space->marks);
+	xa_destroy(&space->came);
 	xa_destroy(&space->written);
 	xa_destroy(&space->foreign);
 	mutex_lock(&spaces_lock);
@@ -621,6 +681,7 @@ struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ri
 	mutex_init(&space->lock);
 	xa_init(&space->groups);
 	xa_init(&space->marks);
+	xa_init(&space->came);
 	xa_init(&space->written);
 	xa_init(&space->foreign);
 	mmgrab(mm);

@@ -20,7 +20,7 @@ bool ooh_vma_tracked(struct ooh_space *space, struct vm_area_struct *vma)
 /* Frames come into such a mapping without a call of what is probed. */
 bool ooh_vma_unseen(struct vm_area_struct *vma)
 {
-	return vma->vm_flags & (VM_HUGETLB | VM_IO | VM_PFNMAP | VM_MIXEDMAP);
+	return vma->vm_flags & (VM_HUGETLB | VM_IO | VM_PFNMAP | VM_MIXEDMAP) || vma_is_dax(vma);
 }
 
 static pud_t *pud_of(struct mm_struct *mm, unsigned long addr)
@@ -66,6 +66,14 @@ unsigned long ooh_next_present(struct mm_struct *mm, unsigned long addr, unsigne
 	return end;
 }
 
+/* The bits of pages from addr to end, which are in one group. */
+static u64 pages_of(unsigned long addr, unsigned long end)
+{
+	unsigned int first = (addr >> PAGE_SHIFT) % OOH_GROUP_PAGES;
+
+	return GENMASK_ULL(first + ((end - addr) >> PAGE_SHIFT) - 1, first);
+}
+
 /* What one entry of a large mapping says of the pages from addr to end. */
 static void put_leaf(struct ooh_look *look, unsigned long pfn, unsigned long addr, unsigned long end)
 {
@@ -107,6 +115,8 @@ static void look_ptes(struct vm_area_struct *vma, u64 log, pmd_t *pmd, unsigned 
 	for (; addr < end; addr += PAGE_SIZE, pte++, slot++) {
 		pte_t value = ptep_get(pte);
 
+		if (!pte_present(value) && !pte_none(value))
+			look->hidden |= BIT_ULL(slot);
 		if (!pte_present(value) || is_zero_pfn(pte_pfn(value)))
 			continue;
 		look->pfn[slot] = pte_pfn(value);
@@ -144,8 +154,15 @@ static void look_pmd(struct vm_area_struct *vma, u64 log, unsigned long addr, un
 	rcu_read_lock();
 again:
 	pmd = pmdp_get_lockless(pmdp);
-	if (pmd_none(pmd))
-		goto out;
+	if (pmd_none(pmd)) {
+		/* A large page that is just coming, and has left its mark, comes under this lock. */
+		ptl = pmd_lock(mm, pmdp);
+		pmd = pmdp_get_lockless(pmdp);
+		spin_unlock(ptl);
+		if (pmd_none(pmd))
+			goto out;
+		goto again;
+	}
 	/* What is no table, also if it is not present right now: only its lock says what it will be. */
 	ptl = pmd_leaf(pmd) || !pmd_present(pmd) ? pmd_lockptr(mm, pmdp) : pte_lockptr(mm, &pmd);
 	spin_lock(ptl);
@@ -158,6 +175,8 @@ again:
 			put_leaf(look, pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT), addr, end);
 		else if (!pmd_bad(pmd))
 			look_ptes(vma, log, &pmd, addr, end, look);
+	} else {
+		look->hidden |= pages_of(addr, end);
 	}
 	spin_unlock(ptl);
 out:
@@ -178,7 +197,10 @@ void ooh_look(struct ooh_space *space, unsigned long index, struct ooh_look *loo
 
 		if (!ooh_vma_tracked(space, vma))
 			continue;
-		look->tracked |= GENMASK_ULL(((end - base) >> PAGE_SHIFT) - 1, (addr - base) >> PAGE_SHIFT);
+		look->tracked |= pages_of(addr, end);
+		/* Of a file (or shared memory) it is there as well when no page table says so. */
+		if (!vma_is_anonymous(vma))
+			look->hidden |= pages_of(addr, end);
 		if (vma->vm_flags & VM_HUGETLB)
 			look_hugetlb(mm, addr, end, look);
 		else

@@ -8,7 +8,9 @@
  * test: ooh/dev-epml level=guest topology=ooh-epml timeout=600 tags=long
  * test: ooh/dev-guest level=guest topology=ooh-guest timeout=400 tags=long
  */
+#include <linux/io_uring.h>
 #include <pthread.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -213,6 +215,76 @@ static void test_read_into(void)
 	untrack(&t);
 }
 
+/* An io_uring for one request at a time. */
+struct uring {
+	int fd;
+	struct io_uring_params p;
+	char *ring;
+	struct io_uring_sqe *sqe;
+};
+
+static bool uring_new(struct uring *u, const struct iovec *buffer)
+{
+	memset(u, 0, sizeof(*u));
+	u->fd = syscall(SYS_io_uring_setup, 1, &u->p);
+	if (u->fd < 0)
+		return false;
+	CHECK(u->p.features & IORING_FEAT_SINGLE_MMAP);
+	u->ring = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, u->fd, IORING_OFF_SQ_RING);
+	u->sqe = mmap(NULL, sizeof(*u->sqe), PROT_READ | PROT_WRITE, MAP_SHARED, u->fd, IORING_OFF_SQES);
+	MUST(u->ring == MAP_FAILED || u->sqe == MAP_FAILED ? -1 : 0);
+	MUST(syscall(SYS_io_uring_register, u->fd, IORING_REGISTER_BUFFERS, buffer, 1));
+	return true;
+}
+
+static void uring_read(struct uring *u, int fd, const struct iovec *into)
+{
+	unsigned int *head = (void *)(u->ring + u->p.cq_off.head), *tail = (void *)(u->ring + u->p.sq_off.tail);
+	unsigned int *array = (void *)(u->ring + u->p.sq_off.array);
+	struct io_uring_cqe *cqe = (void *)(u->ring + u->p.cq_off.cqes);
+
+	*u->sqe = (struct io_uring_sqe) {
+		.opcode = IORING_OP_READ_FIXED, .fd = fd, .addr = (uintptr_t)into->iov_base, .len = into->iov_len,
+	};
+	array[0] = 0;
+	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+	CHECK(syscall(SYS_io_uring_enter, u->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1, "%s", strerror(errno));
+	cqe += *head & (u->p.cq_entries - 1);
+	CHECK(cqe->res == (int)into->iov_len, "%d", cqe->res);
+	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+}
+
+/* Written by way of a pin that is older than the tracking: no address is used for that any more. */
+static void test_pinned(void)
+{
+	int fd = MUST(open("/dev/zero", O_RDONLY)), i;
+	struct iovec one;
+	struct tracker t;
+	struct buffer b;
+	struct uring u;
+
+	buffer_new(&b, 64);
+	one = (struct iovec) { b.base + 12 * PAGE, PAGE };
+	if (!uring_new(&u, &one))
+		ktap_skip("no io_uring");
+	track(&t, 0, 0);
+	GIVEN_NONE(&t, &b);
+	for (i = 0; i < 3; i++) {
+		uring_read(&u, fd, &one);
+		GIVEN(&t, &b, 12);
+		GIVEN_NONE(&t, &b);
+	}
+	touch(&b, 12);
+	GIVEN(&t, &b, 12);
+	close(u.fd);
+	usleep(20000);		/* the pins go in the background */
+	touch(&b, 12);
+	touch(&b, 13);
+	fetch_buffer(&t, &b);
+	CHECK(b.given[12] && b.given[13]);
+	untrack(&t);
+}
+
 static void test_new_pages(void)
 {
 	struct tracker t;
@@ -252,6 +324,97 @@ static void test_dontneed(void)
 	touch(&b, 10);
 	GIVEN(&t, &b, 10);
 	untrack(&t);
+}
+
+/* Written, and in no page table any more when the fetch looks: what it wrote is in the file. */
+static void test_came_and_went(void)
+{
+	int fd = MUST(memfd_create("ooh", 0));
+	struct tracker t;
+	struct buffer b;
+	void *p;
+	int i;
+
+	MUST(ftruncate(fd, 128 * PAGE));
+	p = mmap(NULL, 128 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	MUST(p == MAP_FAILED ? -1 : 0);
+	buffer_at(&b, p, 128);
+	track(&t, 0, 0);
+	for (i = 0; i < 2; i++) {
+		touch(&b, 70);
+		touch(&b, 90);
+		MUST(madvise(p, 128 * PAGE, MADV_DONTNEED));
+		fetch_buffer(&t, &b);
+		CHECK(b.given[70] && b.given[90], "%d: %d, %d", i, b.given[70], b.given[90]);
+		GIVEN_NONE(&t, &b);
+	}
+	/* Of memory that is nobody's then nothing is left. */
+	p = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(p == MAP_FAILED ? -1 : 0);
+	buffer_at(&b, p, 64);
+	touch(&b, 10);
+	MUST(madvise(p, 64 * PAGE, MADV_DONTNEED));
+	GIVEN_NONE(&t, &b);
+	untrack(&t);
+	close(fd);
+}
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT	21
+#endif
+
+static bool swapped(struct buffer *b, size_t page)
+{
+	int fd = MUST(open("/proc/self/pagemap", O_RDONLY));
+	uint64_t entry = 0;
+
+	MUST(pread(fd, &entry, 8, ((uintptr_t)b->base / PAGE + page) * 8));
+	close(fd);
+	return entry & 1ULL << 62;
+}
+
+static bool put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, text, strlen(text)) > 0;
+
+	close(fd);
+	return ok;
+}
+
+/* The same with swap: a page that comes, is written and goes to swap between two fetches. */
+static void test_swapped(void)
+{
+	struct tracker t;
+	struct buffer b;
+	int i, out = 0;
+	void *p;
+
+	if (!put("/sys/block/zram0/disksize", "8M") || system("mkswap /dev/zram0 >/dev/null") ||
+	    swapon("/dev/zram0", 0))
+		ktap_skip("no swap");
+	p = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(p == MAP_FAILED ? -1 : 0);
+	buffer_at(&b, p, 64);
+	track(&t, 0, 0);
+	for (i = 0; i < 3; i++) {
+		touch(&b, 40 + i);
+		MUST(madvise(p, 64 * PAGE, MADV_PAGEOUT));
+		out += swapped(&b, 40 + i);
+		fetch_buffer(&t, &b);
+		CHECK(b.given[40 + i], "page %d", 40 + i);
+		/* It stays there. */
+		GIVEN_NONE(&t, &b);
+	}
+	CHECK(out, "no page went to swap");
+	/* Back, written, and out again. */
+	touch(&b, 40);
+	MUST(madvise(p, 64 * PAGE, MADV_PAGEOUT));
+	GIVEN(&t, &b, 40);
+	untrack(&t);
+	munmap(p, 64 * PAGE);
+	MUST(swapoff("/dev/zram0"));
+	put("/sys/block/zram0/reset", "1");
 }
 
 static void test_unmapped(void)
@@ -773,8 +936,11 @@ static const struct ktap_test tests[] = {
 	{ "another process", test_other },
 	{ "process_vm_writev", test_vm_writev },
 	{ "read()", test_read_into },
+	{ "a pin that is older", test_pinned },
 	{ "pages that are new", test_new_pages },
 	{ "madvise(MADV_DONTNEED)", test_dontneed },
+	{ "a shared page that came and went", test_came_and_went },
+	{ "swap", test_swapped },
 	{ "munmap and mmap", test_unmapped },
 	{ "mremap", test_mremap },
 	{ "fork", test_fork },

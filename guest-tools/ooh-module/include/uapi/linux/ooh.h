@@ -12,7 +12,10 @@
  * are not those that it had when the last fetch (or OOH_TRACK) returned, is in
  * the set, whoever changed them. Pages that were not written may be in the set:
  * those that are there for the first time, or in another frame. Pages that were
- * unmapped are not in the set if their place is not mapped any more.
+ * unmapped are not in the set if their place is not mapped any more. A page of a
+ * shared mapping that the process has never touched, or that was taken from its
+ * page tables and not touched since, is in the set when it is touched again,
+ * though others may have written to the file before.
  *
  * Not tracked: memory of devices and of the kernel that the process may only
  * read (vvar); the ring itself.
@@ -86,7 +89,11 @@ struct ooh_record {
 
 /* ooh_fetch_args.status */
 #define OOH_FETCHED_MORE	(1u << 0)	/* the ring is full: read it, then OOH_FETCH_REST */
-#define OOH_FETCHED_LOST	(1u << 1)	/* the host lost track (the VM was migrated): all that is present is reported */
+/*
+ * The host lost track (the VM was migrated): all that is present is reported. Or the
+ * module had no memory for a note: what is not present may have been written as well.
+ */
+#define OOH_FETCHED_LOST	(1u << 1)
 #define OOH_FETCHED_LAST	(1u << 2)	/* the address space has ended; from now on ESRCH */
 
 /*
