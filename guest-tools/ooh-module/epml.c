@@ -235,15 +235,26 @@ bool ooh_log_news(struct ooh_space *space)
 	return READ_ONCE(space->log_news);
 }
 
+/* The last entry is the first one in the page. Neighbours are noted together: most writers go one way. */
 static void read_page(struct ooh_space *space, const u64 *page, u16 index)
 {
 	unsigned int i = index == EPML_INDEX_FULL ? 0 : index + 1;
+	unsigned long start = 0, end = 0;
 
 	for (; i < EPML_ENTRIES; i++) {
 		unsigned long addr = READ_ONCE(page[i]) & PAGE_MASK;
 
-		ooh_space_written(space, addr, addr + PAGE_SIZE);
+		if (addr + PAGE_SIZE == start) {
+			start = addr;
+		} else if (addr == end) {
+			end = addr + PAGE_SIZE;
+		} else if (addr < start || addr >= end) {
+			ooh_space_written(space, start, end);
+			start = addr;
+			end = addr + PAGE_SIZE;
+		}
 	}
+	ooh_space_written(space, start, end);
 }
 
 /*

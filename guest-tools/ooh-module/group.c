@@ -108,12 +108,12 @@ void ooh_group_leave(struct ooh_group *group)
 int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 {
 	struct ooh_stats_args *stats = &group->space->stats;
-	u64 dirty = look->dirty & look->tracked;
-	unsigned int i;
+	u64 dirty = look->dirty & look->tracked, bits;
 	int err = 0;
 
 	lockdep_assert_held(&ooh_frame_lock);
-	for (i = 0; i < OOH_GROUP_PAGES; i++) {
+	for (bits = look->pages; bits; bits &= bits - 1) {
+		unsigned int i = __ffs64(bits);
 		struct ooh_page *page = &group->page[i];
 		bool log = look->logged & BIT_ULL(i);
 
@@ -152,7 +152,7 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 	if (dirty)
 		ooh_group_set_dirty(group, dirty);
 	/* Of what is not mapped any more there is nothing to say. */
-	ooh_group_clear(group, ~look->tracked, 0);
+	ooh_group_clear(group, ~look->tracked & look->pages, 0);
 	return err;
 }
 

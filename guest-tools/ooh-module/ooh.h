@@ -128,6 +128,7 @@ struct ooh_space {
 /* What the page tables say of one group. */
 struct ooh_look {
 	unsigned long pfn[OOH_GROUP_PAGES];	/* 0: none */
+	u64 pages;				/* that were looked at; of others nothing is said */
 	u64 tracked;				/* pages that lie in a mapping that is tracked */
 	u64 hidden;				/* in no frame that is mapped, but they may have contents */
 	u64 came;				/* were in a frame at some time since the last look */
@@ -136,7 +137,7 @@ struct ooh_look {
 };
 
 /* walk.c: page tables. mmap_lock is held. */
-void ooh_look(struct ooh_space *space, unsigned long index, struct ooh_look *look);
+void ooh_look(struct ooh_space *space, unsigned long index, u64 pages, struct ooh_look *look);
 unsigned long ooh_next_present(struct mm_struct *mm, unsigned long addr, unsigned long end);
 bool ooh_vma_tracked(struct ooh_space *space, struct vm_area_struct *vma);
 bool ooh_vma_unseen(struct vm_area_struct *vma);

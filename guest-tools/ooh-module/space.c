@@ -61,6 +61,7 @@ static void mark_range(struct ooh_space *space, unsigned long start, unsigned lo
 
 /* In space->came, ->written and ->foreign: 32 pages an entry, as many as a value has room for. */
 #define BITS_SHIFT	(PAGE_SHIFT + 5)
+#define GROUP_OF_BITS	(OOH_GROUP_SHIFT - BITS_SHIFT)
 
 /* Notes of more than this at once are one of everything. */
 static bool too_many_bits(unsigned long start, unsigned long end)
@@ -120,14 +121,16 @@ static void came(struct ooh_space *space, unsigned long start, unsigned long end
 }
 
 /*
- * With a log: pages were written, whatever their dirty bits say. The note first,
- * then the mark: whoever takes the mark finds the note.
+ * With a log: pages were written, whatever their dirty bits say. No mark: of the
+ * group nothing else has changed, so nothing else is looked at.
  */
 void ooh_space_written(struct ooh_space *space, unsigned long start, unsigned long end)
 {
+	if (start >= end)
+		return;
 	if (!set_bits(&space->written, start, end))
 		WRITE_ONCE(space->all_written, true);
-	mark_range(space, start, end);
+	wake(space);
 }
 
 /* Which of a group's pages are not to be watched by their dirty bits. */
@@ -306,24 +309,27 @@ struct ooh_all {
 };
 
 /*
- * Look at one group. mmap_lock is held: the mark is taken away and the look done under it.
+ * Look at one group; without a mark only at those of its pages that were written.
+ * mmap_lock is held: the mark is taken away and the look done under it.
  * The group is there before that, so that gone() marks it from then on.
  */
-static int look(struct ooh_space *space, unsigned long index, struct ooh_all all)
+static int look(struct ooh_space *space, unsigned long index, bool marked, struct ooh_all all)
 {
 	struct ooh_group *group = ooh_group_get(space, index);
 	struct ooh_look look;
-	u64 came, written = 0;
+	u64 came = 0, written = 0;
 	int err;
 
 	if (!group)
 		return -ENOMEM;
-	xa_erase(&space->marks, index);
-	smp_mb(); /* the mark, then the notes; pairs with mark() */
-	came = get_bits(&space->came, index, true) | (all.came ? ~0ULL : 0);
+	if (marked) {
+		xa_erase(&space->marks, index);
+		smp_mb(); /* the mark, then the notes; pairs with mark() */
+		came = get_bits(&space->came, index, true) | (all.came ? ~0ULL : 0);
+	}
 	if (space->log)
 		written = get_bits(&space->written, index, true) | (all.written ? ~0ULL : 0);
-	ooh_look(space, index, &look);
+	ooh_look(space, index, marked ? ~0ULL : written, &look);
 	look.came = came;
 	look.dirty |= (written | came) & look.logged;
 	space->cleaned |= look.dirty;
@@ -345,14 +351,39 @@ static bool take_note(bool *note, bool whole)
 	return true;
 }
 
-/* Look at the groups from first to last that are marked. */
+/*
+ * Look at the groups from first to last that are in an xarray of marks, or of
+ * notes, which are 1 << shift for a group. -EINTR: mmap_lock is not held any more.
+ */
+static int look_each(struct ooh_space *space, struct xarray *xa, unsigned int shift, unsigned long first,
+		     unsigned long last, struct ooh_all all)
+{
+	unsigned long index = first << shift, most = ((last + 1) << shift) - 1;
+	void *entry;
+	int err;
+
+	for (entry = xa_find(xa, &index, most, XA_PRESENT); entry; entry = xa_find_after(xa, &index, most, XA_PRESENT)) {
+		err = look(space, index >> shift, xa == &space->marks, all);
+		if (err) {
+			mark(space, index >> shift, GFP_KERNEL_ACCOUNT);
+			return err;
+		}
+		if (!need_resched() && !mmap_lock_is_contended(space->mm))
+			continue;
+		mmap_read_unlock(space->mm);
+		cond_resched();
+		if (mmap_read_lock_killable(space->mm))
+			return -EINTR;
+	}
+	return 0;
+}
+
+/* Look at the groups from first to last that are marked, and at pages that were written. */
 static int look_marked(struct ooh_space *space, unsigned long first, unsigned long last)
 {
 	bool whole = !first && last >= (TASK_SIZE_MAX - 1) >> OOH_GROUP_SHIFT, incomplete;
-	unsigned long index = first;
 	struct ooh_all all;
-	void *entry;
-	int err = 0;
+	int err;
 
 	/* What is in the log is a mark by that, so the log first. */
 	incomplete = space->log && !ooh_log_take(space);
@@ -365,22 +396,12 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 	if (incomplete || all.written || all.came)
 		WRITE_ONCE(space->all_marked, true);
 	err = mark_unseen(space);
-	for (entry = xa_find(&space->marks, &index, last, XA_PRESENT); entry && !err;
-	     entry = xa_find_after(&space->marks, &index, last, XA_PRESENT)) {
-		err = look(space, index, all);
-		if (err) {
-			mark(space, index, GFP_KERNEL_ACCOUNT);
-			break;
-		}
-		if (need_resched() || mmap_lock_is_contended(space->mm)) {
-			mmap_read_unlock(space->mm);
-			cond_resched();
-			if (mmap_read_lock_killable(space->mm)) {
-				err = -EINTR;
-				goto out;
-			}
-		}
-	}
+	if (!err)
+		err = look_each(space, &space->marks, 0, first, last, all);
+	if (!err)
+		err = look_each(space, &space->written, GROUP_OF_BITS, first, last, all);
+	if (err == -EINTR)
+		goto out;
 	mmap_read_unlock(space->mm);
 out:
 	/* Nothing of that was given to anybody yet: what is not flushed now is so next time. */
@@ -567,6 +588,7 @@ __poll_t ooh_space_poll(struct ooh_space *space)
 	if (READ_ONCE(space->ended))
 		events |= EPOLLIN | EPOLLHUP;
 	if (ooh_irq_news() || (space->log && ooh_log_news(space)) || READ_ONCE(space->all_marked) || !xa_empty(&space->marks) ||
+	    READ_ONCE(space->all_written) || !xa_empty(&space->written) ||
 	    xa_marked(&space->groups, OOH_DIRTY))
 		events |= EPOLLIN | EPOLLRDNORM;
 	return events;

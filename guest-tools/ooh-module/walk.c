@@ -113,8 +113,11 @@ static void look_ptes(struct vm_area_struct *vma, u64 log, pmd_t *pmd, unsigned 
 	pte_t *pte = pte_offset_kernel(pmd, addr);
 
 	for (; addr < end; addr += PAGE_SIZE, pte++, slot++) {
-		pte_t value = ptep_get(pte);
+		pte_t value;
 
+		if (!(look->pages & BIT_ULL(slot)))
+			continue;
+		value = ptep_get(pte);
 		if (!pte_present(value) && !pte_none(value))
 			look->hidden |= BIT_ULL(slot);
 		if (!pte_present(value) || is_zero_pfn(pte_pfn(value)))
@@ -183,7 +186,8 @@ out:
 	rcu_read_unlock();
 }
 
-void ooh_look(struct ooh_space *space, unsigned long index, struct ooh_look *look)
+/* Of what is in tables, only at those pages of the group. */
+void ooh_look(struct ooh_space *space, unsigned long index, u64 pages, struct ooh_look *look)
 {
 	unsigned long base = index << OOH_GROUP_SHIFT, limit = base + OOH_GROUP_SIZE;
 	u64 log = space->log ? ~ooh_space_foreign(space, index) : 0;
@@ -192,6 +196,7 @@ void ooh_look(struct ooh_space *space, unsigned long index, struct ooh_look *loo
 	VMA_ITERATOR(vmi, mm, base);
 
 	memset(look, 0, sizeof(*look));
+	look->pages = pages;
 	for_each_vma_range(vmi, vma, limit) {
 		unsigned long addr = max(base, vma->vm_start), end = min(limit, vma->vm_end);
 
