@@ -10,6 +10,7 @@
  * test: ooh/lib-wp-async level=L0 args=wp-async,--must timeout=240 tags=long
  * test: ooh/lib-soft-dirty level=L0 args=soft-dirty,--must timeout=240 tags=long
  * test: ooh/lib-spml level=guest topology=ooh args=spml,--must timeout=300 tags=long
+ * test: ooh/lib-epml level=guest topology=ooh-epml args=epml,--must timeout=300 tags=long
  * test: ooh/lib-guest level=guest topology=ooh args=wp-async,--must timeout=300 tags=long
  */
 #define KTAP_DEADLINE	120
