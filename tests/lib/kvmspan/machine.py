@@ -522,6 +522,7 @@ class Machine:
             if not os.path.exists(criu):
                 raise MachineError(f"no {criu}: run 'make criu'")
             c.file("usr/local/bin/criu", criu, 0o755)
+            c.tree("usr/local/lib/zdtm", paths.build("criu", "zdtm"))
             for name in CRIU_MODULES:
                 c.file(f"lib/modules/{name}.ko", os.path.join(paths.IMAGES, "modules", kernel, name + ".ko"))
         self._vm_images(c, spec.name)
