@@ -10,29 +10,10 @@
 
 #include "x86.h"
 #include "lapic.h"
-#include "salvage.h"
+#include "hub.h"
 #include "vcpu.h"
 #include "watch.h"
 #include "trace.h"
-
-struct kvm_span_hub {
-	struct kvm_span_site site;
-	struct kvm_span *span;		/* constant; the span's file ends first */
-	struct rcu_head rcu;
-
-	/*
-	 * The member that has the vCPU; NULL for this host (not away) and for
-	 * nobody. Changes under site.mutex, read under RCU; a member that is
-	 * named here or in last[] is referenced.
-	 */
-	struct kvm_span_member __rcu *owner[SPAN_MAX_VCPUS];
-	/* The member that had it, as long as it is nobody's. */
-	struct kvm_span_member __rcu *last[SPAN_MAX_VCPUS];
-	struct span_posts *kept;	/* for nobody's vCPUs */
-
-	/* Of those that may have to be taken back, of owner or last; site.mutex. */
-	struct kvm_span_shot *shot[SPAN_MAX_VCPUS];
-};
 
 /* Two calls make one hub. */
 static DEFINE_MUTEX(kvm_span_hubs_lock);
@@ -42,7 +23,7 @@ static struct kvm_span_hub *kvm_span_hub_of_site(struct kvm_span_site *site)
 	return container_of(site, struct kvm_span_hub, site);
 }
 
-static struct kvm_span_hub *kvm_span_hub_get(struct kvm_span *span)
+struct kvm_span_hub *kvm_span_hub_get(struct kvm_span *span)
 {
 	struct kvm_span_hub *hub;
 
@@ -52,17 +33,6 @@ static struct kvm_span_hub *kvm_span_hub_get(struct kvm_span *span)
 		hub = NULL;
 	rcu_read_unlock();
 	return hub;
-}
-
-static struct kvm_span_member *kvm_span_hub_locked(struct kvm_span_hub *hub,
-						   struct kvm_span_member __rcu **where)
-{
-	return rcu_dereference_protected(*where, lockdep_is_held(&hub->site.mutex));
-}
-
-static bool kvm_span_hub_away(struct kvm_span_hub *hub, unsigned int n)
-{
-	return test_bit(n, &hub->site.kvm->arch.span.away);
 }
 
 /* To the member's L1. False if it shares no pages. Any context, under RCU. */
@@ -335,14 +305,6 @@ static void kvm_span_hub_give_kept(struct kvm_span_hub *hub, struct kvm_vcpu *vc
 	rcu_read_unlock();
 }
 
-/* With the owner, or the last one, ends what is known of the vCPU there. */
-static void kvm_span_hub_disarm(struct kvm_span_hub *hub, unsigned int n)
-{
-	if (hub->shot[n])
-		kvm_span_shot_end(hub->shot[n]);
-	hub->shot[n] = NULL;
-}
-
 /*
  * Nobody speaks for it any more but its new owner, who is named before this is
  * called: it may be the same again. What the old one has posted and not told
@@ -378,8 +340,8 @@ static void kvm_span_hub_keep_rest(struct kvm_span_hub *hub, unsigned int n,
 }
 
 /* From a member to nobody. */
-static void kvm_span_hub_take_away(struct kvm_span_hub *hub, unsigned int n,
-				   struct kvm_span_member *member)
+void kvm_span_hub_take_away(struct kvm_span_hub *hub, unsigned int n,
+			    struct kvm_span_member *member)
 {
 	/* The reference moves on to last[]; first the right to speak, see posts_rung(). */
 	rcu_assign_pointer(hub->last[n], member);
@@ -509,17 +471,6 @@ static struct kvm_span_member *kvm_span_hub_to_member(struct kvm_span_hub *hub,
 	/* If it knows better, it says so. */
 	kvm_span_hub_tell(hub, member, n);
 	return NULL;
-}
-
-/* The vCPU has this owner now, and may have to be taken back from it. */
-static int kvm_span_hub_arm(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu)
-{
-	unsigned int n = vcpu->vcpu_id;
-	struct kvm_span_member *owner = kvm_span_hub_locked(hub, &hub->owner[n]);
-
-	if (!hub->shot[n])
-		hub->shot[n] = kvm_span_shot_new(owner, vcpu);
-	return hub->shot[n] ? 0 : -ENOMEM;
 }
 
 static int kvm_span_hub_set(struct kvm_span_hub *hub, struct kvm_vcpu *vcpu, u32 owner,
@@ -670,59 +621,6 @@ long kvm_span_hub_set_vcpu(struct kvm_span *span, void __user *uarg)
 out:
 	if (r)
 		trace_kvm_span_refuse("set vcpu", "see errno", arg.owner, r);
-	return r;
-}
-
-/* Nobody's now, and this member was to give it away, or to get it back. */
-static bool kvm_span_hub_was(struct kvm_span_hub *hub, unsigned int n,
-			     const struct kvm_span_member *member)
-{
-	return !rcu_access_pointer(hub->owner[n]) && rcu_access_pointer(hub->last[n]) == member;
-}
-
-/*
- * From a member to nobody, though it does not know. Returns those of vcpus that
- * it had; what is known of them is the caller's now.
- */
-unsigned long kvm_span_hub_withdraw(struct kvm_span_member *member, unsigned long vcpus,
-				    struct kvm_span_shot **shots)
-{
-	struct kvm_span_hub *hub = kvm_span_hub_get(member->span);
-	unsigned long taken = 0;
-	unsigned int n;
-
-	if (!hub)
-		return 0;
-	mutex_lock(&hub->site.mutex);
-	for_each_set_bit(n, &vcpus, SPAN_MAX_VCPUS) {
-		if (rcu_access_pointer(hub->owner[n]) == member)
-			kvm_span_hub_take_away(hub, n, member);
-		else if (!kvm_span_hub_was(hub, n, member))
-			continue;
-		__set_bit(n, &taken);
-		shots[n] = hub->shot[n];
-		hub->shot[n] = NULL;
-	}
-	mutex_unlock(&hub->site.mutex);
-	kvm_span_site_put(&hub->site);
-	return taken;
-}
-
-/* A vCPU that was withdrawn gets the state that it had there. */
-int kvm_span_hub_salvaged(struct kvm_span *span, unsigned int n, struct kvm_span_shot *shot)
-{
-	struct kvm_vcpu *vcpu = kvm_get_vcpu_by_id(span->kvm, n);
-	struct kvm_span_hub *hub = kvm_span_hub_get(span);
-	int r = -EBUSY;
-
-	if (!hub)
-		return -ENOENT;
-	mutex_lock(&hub->site.mutex);
-	/* Else somebody was quicker, and has it with another state. */
-	if (vcpu && kvm_span_hub_away(hub, n) && !rcu_access_pointer(hub->owner[n]))
-		r = kvm_span_shot_give(shot, vcpu);
-	mutex_unlock(&hub->site.mutex);
-	kvm_span_site_put(&hub->site);
 	return r;
 }
 

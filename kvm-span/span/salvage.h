@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What salvage.c, which takes vCPUs of the guest back from an L1 that does not
- * give them, and shot.c, which knows their state, share with each other, with
- * hub.c and with KVM's VMX code. docs/api.rst, section 7.4, says what works.
+ * give them, and shot.c and restore.c, which know their state, share with each
+ * other, with loan.c and with KVM's VMX code. docs/api.rst, section 7.4, says what works.
  */
 #ifndef KVM_SPAN_SALVAGE_H
 #define KVM_SPAN_SALVAGE_H
@@ -39,6 +39,8 @@ struct kvm_span_shot *kvm_span_shot_new(struct kvm_span_member *member,
 void kvm_span_shot_end(struct kvm_span_shot *shot);
 void kvm_span_shot_now(struct kvm_span_member *member, struct kvm_vcpu *vcpu,
 		       unsigned long *vcpus, s64 *patience);
+
+/* restore.c */
 bool kvm_span_shot_inside(const struct kvm_span_shot *shot);
 int kvm_span_shot_ready(struct kvm_span_shot *shot, s64 *patience);
 int kvm_span_shot_give(struct kvm_span_shot *shot, struct kvm_vcpu *base);

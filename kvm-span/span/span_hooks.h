@@ -101,7 +101,7 @@ static inline void kvm_span_apic_changed(struct kvm_vcpu *vcpu)
 
 /*
  * On while an L1 owns a vCPU that may have to be taken back from it by force
- * (salvage.c, shot.c).
+ * (salvage.c, shot.c, restore.c).
  */
 extern struct static_key_false_deferred kvm_span_shots;
 

@@ -103,6 +103,8 @@ void kvm_span_hub_lost(struct kvm_span_member *member);
 void kvm_span_hub_end(struct kvm_span *span);
 void kvm_span_hub_info(struct kvm_span_member *member, struct kvm_span_member_info *info);
 void kvm_span_posts_rung(struct kvm_span_member *member);
+
+/* loan.c */
 unsigned long kvm_span_hub_withdraw(struct kvm_span_member *member, unsigned long vcpus,
 				    struct kvm_span_shot **shots);
 int kvm_span_hub_salvaged(struct kvm_span *span, unsigned int n, struct kvm_span_shot *shot);
