@@ -23,13 +23,18 @@ NAMES = {"none": "no tracking", "soft-dirty": "soft-dirty", "uffd": "userfaultfd
 SPARSE = 100                            # a sparse writer writes one page in so many
 # How the Tracked writes: one page in so many, and whether it reads all words of a page before.
 KINDS = {"dense": (1, ""), "sparse": (SPARSE, ""), "parse": (1, "parse")}
+FEWER = {"parse": (10, 100)}            # sizes of a kind for which it is not to be all of them
 WHAT = {"dense": "one word in each page", "sparse": f"one word in one page in {SPARSE}",
         "parse": "one word in each page, and reads all of it"}
-EPOCHS = 4                              # of userfaultfd's 250 MiB two: an epoch is 20 s of emulation
+EPOCHS = 3                              # of userfaultfd with much memory two: an epoch is 20 s of emulation
 # Exit and entry of a CPU, without what the hypervisor does in between, which is in the instructions. Published: 1344 to
 # 1376 cycles around VMRUN of an AMD EPYC (linux-kernel, December 2020, about VMSAVE in KVM). bench/run --exit-cycles.
 EXIT_CYCLES = 1400
 FIELDS = ("method", "mib", "kind", "pass", "pass_exits", "faults", "collect", "collect_exits", "init", "fini", "told", "missed")
+
+
+def sizes_of(kind, sizes):
+    return [s for s in sizes if s in FEWER.get(kind, sizes)]
 
 
 def here(m):
@@ -74,7 +79,7 @@ def sweep(m, log, sizes):
     log("back-ends of this VM:\n" + caps.rstrip())
     rows = []
     for kind in KINDS:
-        for mib in sizes:
+        for mib in sizes_of(kind, sizes):
             for method in methods:
                 rows.append(epochs(m, method, mib, kind))
                 log(f"{kind} {mib} MiB, {method}: " +
@@ -138,7 +143,7 @@ def print_sweep(methods, rows, sizes, exit_cycles):
     def at(method, mib, kind):
         return next(r for r in rows if (r["method"], r["mib"], r["kind"]) == (method, mib, kind))
 
-    def table(title, cells):
+    def table(title, sizes, cells):
         print()
         print(f"| {title} | " + " | ".join(f"{s} MiB" for s in sizes) + " |")
         print("|---|" + "---|" * len(sizes))
@@ -146,15 +151,16 @@ def print_sweep(methods, rows, sizes, exit_cycles):
             print(f"| {NAMES[x]} | " + " | ".join(cells(x, s) for s in sizes) + " |")
 
     for kind in KINDS:
+        some = sizes_of(kind, sizes)
         for cost in (0, exit_cycles):
             print(f"\nThe Tracked writes {WHAT[kind]}; " +
                   (f"with {cost} cycles for each exit" if cost else "instructions alone") +
-                  "; its loop untracked: " + ", ".join(f"{at('none', s, kind)['pass']:,}" for s in sizes))
-            table("slowdown of its loop", lambda x, s: f"{slowdown(at(x, s, kind), cost):.3f}")
-            table("added to an epoch, both together", lambda x, s: f"{total(at(x, s, kind), cost):,.0f}")
-        table("to collect, instructions (exits)",
+                  "; its loop untracked: " + ", ".join(f"{at('none', s, kind)['pass']:,}" for s in some))
+            table("slowdown of its loop", some, lambda x, s: f"{slowdown(at(x, s, kind), cost):.3f}")
+            table("added to an epoch, both together", some, lambda x, s: f"{total(at(x, s, kind), cost):,.0f}")
+        table("to collect, instructions (exits)", some,
               lambda x, s: f"{at(x, s, kind)['collect']:,} ({at(x, s, kind)['collect_more_exits']})")
-        table("faults of the Tracked (exits) in an epoch",
+        table("faults of the Tracked (exits) in an epoch", some,
               lambda x, s: f"{at(x, s, kind)['faults']:,} ({at(x, s, kind)['more_exits']})")
 
 
@@ -252,9 +258,8 @@ def plot(methods, rows, sizes, directory, log):
 
 
 def add_figures(figures, methods, rows, sizes):
-    big = sizes[-1]
-
     def at(method, kind):
+        big = sizes_of(kind, sizes)[-1]
         return next(r for r in rows if (r["method"], r["mib"], r["kind"]) == (method, big, kind))
 
     for x in methods[1:]:
@@ -279,18 +284,25 @@ def add_all(figures, log, exit_cycles=EXIT_CYCLES, quick=False, topology="bench-
         m.boot()
         methods, rows = sweep(m, log, sizes)
         single = steps(m, sizes)
-        gc = {} if quick else collector(m, methods, log)
     finally:
         m.close()
     os.makedirs(paths.RESULTS, exist_ok=True)
     write_csv(rows, os.path.join(paths.RESULTS, "ooh.csv"))
     print_sweep(methods, rows, sizes, exit_cycles)
     print_metrics(rows, single, sizes)
-    if gc:
-        print_collector(gc)
     add_figures(figures, methods, rows, sizes)
+    plot(methods, rows, sizes, paths.RESULTS, log)
+
+
+def add_collector(figures, log):
+    m = Machine("bench-ooh", log=log)
+    try:
+        m.boot()
+        gc = collector(m, here(m)[0], log)
+    finally:
+        m.close()
+    print_collector(gc)
     for way, r in gc.items():
         figures.add(f"gc_{way.replace('-', '_')}_mark", r["mark_sum"] // max(1, r["marks"]), "instructions",
                     gc["mprotect"]["mark_sum"] // max(1, gc["mprotect"]["marks"]))
         figures.add(f"gc_{way.replace('-', '_')}_total", r["total"], "instructions", gc["mprotect"]["total"])
-    plot(methods, rows, sizes, paths.RESULTS, log)
