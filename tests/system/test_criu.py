@@ -2,7 +2,8 @@
 """CRIU with libooh (make criu): Redis dumped step by step under load and restored, its memory and its data
 compared; CRIU's own tests of memory; what goes wrong on the way.
 
-Long: these want 'make criu', which the default build does not do."""
+Long: these want 'make criu', which the default build does not do. redis-spml has passed; the others were not run
+to their end yet."""
 import os
 
 from kvmspan import paths
@@ -129,6 +130,7 @@ def zdtm(m, options, tests, log):
         rc, out = vm.run(f"/tmp/zdtm.sh {options} {test} && grep -l 'ranges were written' /tmp/zdtm-images/*/log | wc -l",
                          timeout=200, check=False)
         words = out.split()
+        print(f"# {out.strip()}", flush=True)
         if rc or "ok" not in words:
             failed.append(out)
             continue
@@ -145,8 +147,8 @@ def all_tests():
 
 
 # Those that write much of their memory between dumps, or change what is mapped.
-MOVING = ["static/mem-touch", "static/maps00", "static/cow01", "static/grow_map02", "static/memfd00", "transition/maps007",
-          "transition/maps008", "transition/fork", "transition/shmem", "transition/pid_reuse"]
+MOVING = ["static/mem-touch", "static/maps00", "static/cow01", "static/grow_map02", "static/memfd00", "transition/fork",
+          "transition/shmem", "transition/pid_reuse", "transition/maps008", "transition/maps007"]
 
 
 @case("ooh/criu-zdtm-soft-dirty", topology="criu", tags=("long",), timeout=900)
