@@ -72,11 +72,11 @@ static struct kvm_ooh_ring __user *kvm_ooh_header(struct kvm_ooh *ooh)
 	return (struct kvm_ooh_ring __user *)hva;
 }
 
-/* The guest clears bits of it at the same time. */
+/* The guest clears bits of it at the same time, but not all the time. */
 static int kvm_ooh_set_flag(struct kvm_ooh_ring __user *header, u32 flag)
 {
+	int r, tries = 100;
 	u32 old;
-	int r;
 
 	if (get_user(old, &header->flags))
 		return -EFAULT;
@@ -84,8 +84,8 @@ static int kvm_ooh_set_flag(struct kvm_ooh_ring __user *header, u32 flag)
 	do {
 		r = __try_cmpxchg_user(&header->flags, &old, old | flag, err_access);
 		cond_resched();
-	} while (r > 0);
-	return r;
+	} while (r > 0 && --tries);
+	return r ? -EFAULT : 0;
 }
 
 /*
@@ -94,10 +94,12 @@ static int kvm_ooh_set_flag(struct kvm_ooh_ring __user *header, u32 flag)
  */
 static int kvm_ooh_say(struct kvm_ooh *ooh, struct kvm_ooh_ring __user *header)
 {
-	u32 info = READ_ONCE(ooh->info), generation;
+	u32 past = atomic_xchg(&ooh->info_past, 0), generation;
 
-	if (put_user(info, &header->info))
+	if (put_user(past | READ_ONCE(ooh->info), &header->info)) {
+		atomic_or(past, &ooh->info_past);
 		return -EFAULT;
+	}
 	if (!ooh->all_dirty && !READ_ONCE(ooh->kvm->arch.span.away))
 		return 0;
 	if (get_user(generation, &header->generation) ||
@@ -165,7 +167,7 @@ err_put_back:
 	return -EFAULT;
 }
 
-static long kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
+static long __kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
 {
 	struct kvm_ooh_ring __user *header = kvm_ooh_header(ooh);
 	u32 size = kvm_ooh_ring_size(ooh->ring), head, tail, max;
@@ -177,10 +179,6 @@ static long kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
 	if (head - tail > size)
 		return -KVM_EINVAL;
 	atomic64_inc(&ooh->fetches);
-	atomic_long_set(&ooh->since, 0);
-	atomic_set(&ooh->tell, 1);
-	/* What is reported after what follows has looked is told of again. */
-	smp_mb();
 	kvm_ooh_flush(ooh);
 	do {
 		max = min(size - (head - tail), (u32)KVM_OOH_BATCH);
@@ -192,7 +190,19 @@ static long kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
 	} while (n == KVM_OOH_BATCH && !signal_pending(current));
 	mark_page_dirty(ooh->kvm, gpa_to_gfn(ooh->ring));
 	/* A whole look found no more: what was written since is for another fetch. */
-	return n < max ? 0 : min_t(u64, kvm_ooh_waiting(ooh), INT_MAX);
+	return n < max ? 0 : min_t(u64, atomic_long_read(&ooh->waiting), INT_MAX);
+}
+
+/* Of what a fetch takes nobody is told; of what waits when it is done, yes. */
+static long kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
+{
+	long r;
+
+	atomic_set(&ooh->tell, 0);
+	r = __kvm_ooh_fetch(ooh, flags);
+	atomic_set(&ooh->tell, 1);
+	kvm_ooh_tell_waiting(ooh);
+	return r;
 }
 
 /* Lists of ranges. */

@@ -15,11 +15,12 @@
  * A frame that is not armed waits, or is in the answer that a fetch is putting
  * together, or nobody wants to know:
  *
- * - a write takes the frame out of armed first, then lets it wait;
+ * - a write takes the frame out of armed and lets it wait, as one step;
  * - a fetch takes the frame from those that wait first, then arms it, then sees to
  *   it that entries and TLBs do not let a write pass unheard, then answers.
  */
 #include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "x86.h"
@@ -58,6 +59,7 @@ static struct kvm_ooh_chunk *kvm_ooh_chunk_new(void)
 	BUILD_BUG_ON(KVM_OOH_CHUNK_FRAMES / BITS_PER_BYTE != PAGE_SIZE);
 	if (!chunk)
 		return NULL;
+	raw_spin_lock_init(&chunk->lock);
 	chunk->armed = (unsigned long *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	chunk->waiting = (unsigned long *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	if (chunk->armed && chunk->waiting)
@@ -68,42 +70,51 @@ static struct kvm_ooh_chunk *kvm_ooh_chunk_new(void)
 
 /* Reports. */
 
-/* Let a frame wait. Under RCU, any context. */
-static void kvm_ooh_wait(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk, unsigned int bit)
+/* Let frames of one word wait. chunk->lock is held. */
+static void kvm_ooh_wait(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk, unsigned int word,
+			 unsigned long mask)
 {
-	long since, want;
+	unsigned long new = mask & ~chunk->waiting[word];
 
-	if (test_and_set_bit(bit, chunk->waiting))
-		return;
-	/* The frame, then its word: who takes words takes the frame, or sees the word. */
-	set_bit(bit / BITS_PER_LONG, chunk->words);
-	atomic_inc(&chunk->count);
-	since = atomic_long_inc_return(&ooh->since);
-	if (!atomic_read(&ooh->tell))
-		return;
-	want = (READ_ONCE(ooh->interrupt) & KVM_OOH_INT_FRAMES_MASK) >> KVM_OOH_INT_FRAMES_SHIFT;
-	if (since >= want)
-		kvm_ooh_tell(ooh);
+	chunk->waiting[word] |= new;
+	__set_bit(word, chunk->words);
+	atomic_long_add(hweight_long(new), &ooh->waiting);
 }
 
-static void kvm_ooh_report_chunk(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk,
+/* Under RCU. True: some of them were armed. */
+static bool kvm_ooh_report_chunk(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk,
 				 unsigned int from, unsigned int to, atomic64_t *by)
 {
-	unsigned int bit;
+	unsigned long flags, mask;
+	unsigned int bit, word;
+	bool any = false;
 
+	/*
+	 * Frames that are not armed are what most reports are of, so that much without
+	 * the lock: if another report has just cleared a bit, a fetch waits for its lock.
+	 */
 	for (bit = find_next_bit(chunk->armed, to, from); bit < to;
-	     bit = find_next_bit(chunk->armed, to, bit + 1)) {
-		if (!test_and_clear_bit(bit, chunk->armed))
-			continue;
-		kvm_ooh_wait(ooh, chunk, bit);
-		atomic64_inc(by);
+	     bit = find_next_bit(chunk->armed, to, round_down(bit, BITS_PER_LONG) + BITS_PER_LONG)) {
+		word = bit / BITS_PER_LONG;
+		mask = kvm_dirty_word_mask(bit, to);
+		raw_spin_lock_irqsave(&chunk->lock, flags);
+		mask &= chunk->armed[word];
+		if (mask) {
+			WRITE_ONCE(chunk->armed[word], chunk->armed[word] & ~mask);
+			kvm_ooh_wait(ooh, chunk, word, mask);
+		}
+		raw_spin_unlock_irqrestore(&chunk->lock, flags);
+		atomic64_add(hweight_long(mask), by);
+		any = any || mask;
 	}
+	return any;
 }
 
 void kvm_ooh_report(struct kvm_ooh *ooh, gfn_t gfn, u64 pages, atomic64_t *by)
 {
 	unsigned long index, last = (gfn + pages - 1) >> KVM_OOH_CHUNK_SHIFT;
 	struct kvm_ooh_chunk *chunk;
+	bool any = false;
 	gfn_t start, end;
 
 	/* What was written, then the look at armed; pairs with kvm_ooh_rearm(). */
@@ -112,9 +123,11 @@ void kvm_ooh_report(struct kvm_ooh *ooh, gfn_t gfn, u64 pages, atomic64_t *by)
 	xa_for_each_range(&ooh->chunks, index, chunk, gfn >> KVM_OOH_CHUNK_SHIFT, last) {
 		start = (gfn_t)index << KVM_OOH_CHUNK_SHIFT;
 		end = min(start + KVM_OOH_CHUNK_FRAMES, gfn + pages);
-		kvm_ooh_report_chunk(ooh, chunk, max(start, gfn) - start, end - start, by);
+		any |= kvm_ooh_report_chunk(ooh, chunk, max(start, gfn) - start, end - start, by);
 	}
 	rcu_read_unlock();
+	if (any)
+		kvm_ooh_tell_waiting(ooh);
 }
 
 /*
@@ -298,6 +311,11 @@ static void kvm_ooh_close_word(struct kvm_ooh *ooh, struct kvm_memslots *slots, 
 		}
 		part = mask & kvm_dirty_word_mask(gfn, slot->base_gfn + slot->npages);
 		mask &= ~part;
+		if (!kvm_x86_ops.cpu_dirty_log_size) {
+			/* With MMU_WRITABLE: else a fault that takes no lock gives W back. */
+			for_each_set_bit(i, &part, BITS_PER_LONG)
+				kvm_mmu_slot_gfn_write_protect(ooh->kvm, slot, base + i, PG_LEVEL_4K);
+		}
 		kvm_dirty_clear(ooh->kvm, slot, base, part);
 		if (!kvm_memslots_have_rmaps(ooh->kvm))
 			continue;
@@ -339,13 +357,20 @@ static void kvm_ooh_close(struct kvm_ooh *ooh, const struct kvm_ooh_range *range
 void kvm_ooh_rearm(struct kvm_ooh *ooh, const struct kvm_ooh_range *ranges, u32 n)
 {
 	struct kvm_ooh_words w = KVM_OOH_WORDS(ranges, n);
+	struct kvm_ooh_chunk *chunk;
+	unsigned long flags;
+	unsigned int word;
 
 	lockdep_assert_held(&ooh->lock);
 	if (!n)
 		return;
-	while (kvm_ooh_next_word(&w))
-		atomic_long_or(w.mask, kvm_dirty_word(kvm_ooh_chunk_of(ooh, w.base)->armed,
-						      kvm_ooh_bit(w.base)));
+	while (kvm_ooh_next_word(&w)) {
+		chunk = kvm_ooh_chunk_of(ooh, w.base);
+		word = kvm_ooh_bit(w.base) / BITS_PER_LONG;
+		raw_spin_lock_irqsave(&chunk->lock, flags);
+		WRITE_ONCE(chunk->armed[word], chunk->armed[word] | w.mask);
+		raw_spin_unlock_irqrestore(&chunk->lock, flags);
+	}
 	/* Armed, then what was written by those who did not see it; see kvm_ooh_report(). */
 	smp_mb();
 	kvm_ooh_close(ooh, ranges, n);
@@ -365,6 +390,7 @@ static int kvm_ooh_need(struct kvm_ooh *ooh, const struct kvm_ooh_range *range)
 			chunk = kvm_ooh_chunk_new();
 			if (!chunk)
 				return -ENOMEM;
+			chunk->base = round_down(gfn, KVM_OOH_CHUNK_FRAMES);
 			r = xa_err(xa_store(&ooh->chunks, gfn >> KVM_OOH_CHUNK_SHIFT, chunk,
 					    GFP_KERNEL_ACCOUNT));
 			if (r) {
@@ -415,14 +441,16 @@ static bool kvm_ooh_block_idle(const struct kvm_ooh_chunk *chunk, unsigned int b
 	       find_next_bit(chunk->waiting, to, from) >= to;
 }
 
-static void kvm_ooh_forget_word(struct kvm_ooh_chunk *chunk, gfn_t base, unsigned long mask)
+static void kvm_ooh_forget_word(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk,
+				unsigned int word, unsigned long mask)
 {
-	unsigned int bit = kvm_ooh_bit(base);
-	unsigned long was;
+	unsigned long flags;
 
-	atomic_long_andnot(mask, kvm_dirty_word(chunk->armed, bit));
-	was = atomic_long_fetch_andnot(mask, kvm_dirty_word(chunk->waiting, bit)) & mask;
-	atomic_sub(hweight_long(was), &chunk->count);
+	raw_spin_lock_irqsave(&chunk->lock, flags);
+	WRITE_ONCE(chunk->armed[word], chunk->armed[word] & ~mask);
+	atomic_long_sub(hweight_long(chunk->waiting[word] & mask), &ooh->waiting);
+	chunk->waiting[word] &= ~mask;
+	raw_spin_unlock_irqrestore(&chunk->lock, flags);
 }
 
 void kvm_ooh_forget(struct kvm_ooh *ooh, gfn_t gfn, u64 pages)
@@ -437,7 +465,8 @@ void kvm_ooh_forget(struct kvm_ooh *ooh, gfn_t gfn, u64 pages)
 	while (kvm_ooh_next_word(&w)) {
 		chunk = kvm_ooh_chunk_of(ooh, w.base);
 		if (chunk)
-			kvm_ooh_forget_word(chunk, w.base, w.mask);
+			kvm_ooh_forget_word(ooh, chunk, kvm_ooh_bit(w.base) / BITS_PER_LONG,
+					    w.mask);
 	}
 	for (gfn = round_down(gfn, KVM_OOH_BLOCK); gfn < end; gfn += KVM_OOH_BLOCK) {
 		chunk = kvm_ooh_chunk_of(ooh, gfn);
@@ -450,19 +479,83 @@ void kvm_ooh_forget(struct kvm_ooh *ooh, gfn_t gfn, u64 pages)
 	}
 }
 
+/* Let the huge pages of a chunk come back. kvm->srcu is held. */
+static void kvm_ooh_join_chunk(struct kvm *kvm, struct kvm_ooh_chunk *chunk)
+{
+	unsigned long block;
+
+	for_each_set_bit(block, chunk->blocks, KVM_OOH_CHUNK_FRAMES / KVM_OOH_BLOCK) {
+		kvm_ooh_join(kvm, chunk->base + block * KVM_OOH_BLOCK);
+		cond_resched();
+	}
+}
+
+static struct kvm_ooh_chunk *kvm_ooh_next_old(struct kvm_ooh *ooh)
+{
+	struct kvm_ooh_chunk *chunk;
+
+	spin_lock(&ooh->old_lock);
+	chunk = list_first_entry_or_null(&ooh->old, struct kvm_ooh_chunk, old);
+	if (chunk) {
+		list_del(&chunk->old);
+		ooh->nr_old--;
+	}
+	spin_unlock(&ooh->old_lock);
+	return chunk;
+}
+
+/*
+ * Not by whoever disarmed it all, which is one instruction of the guest. What is armed
+ * anew meanwhile has a chunk of its own, which kvm_ooh_join() asks; entries that are
+ * zapped all the same are made again as the frame is then.
+ */
+void kvm_ooh_join_old(struct work_struct *work)
+{
+	struct kvm_ooh *ooh = container_of(work, struct kvm_ooh, join);
+	struct kvm_ooh_chunk *chunk;
+	int idx;
+
+	while ((chunk = kvm_ooh_next_old(ooh))) {
+		if (mmget_not_zero(ooh->kvm->mm)) {
+			idx = srcu_read_lock(&ooh->kvm->srcu);
+			kvm_ooh_join_chunk(ooh->kvm, chunk);
+			srcu_read_unlock(&ooh->kvm->srcu, idx);
+			mmput(ooh->kvm->mm);
+		}
+		call_rcu(&chunk->rcu, kvm_ooh_chunk_free);
+	}
+}
+
+/* A report that has found the chunk goes with it. */
+static void kvm_ooh_chunk_gone(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk)
+{
+	bool keep;
+
+	spin_lock(&ooh->old_lock);
+	keep = ooh->nr_old < KVM_OOH_MAX_OLD;
+	if (keep) {
+		list_add_tail(&chunk->old, &ooh->old);
+		ooh->nr_old++;
+	}
+	spin_unlock(&ooh->old_lock);
+	if (keep)
+		queue_work(system_unbound_wq, &ooh->join);
+	else
+		/* The guest does this all the time: its pages stay small. */
+		call_rcu(&chunk->rcu, kvm_ooh_chunk_free);
+}
+
 void kvm_ooh_forget_all(struct kvm_ooh *ooh)
 {
 	struct kvm_ooh_chunk *chunk;
-	unsigned long index, block;
+	unsigned long index, word;
 
 	lockdep_assert_held(&ooh->lock);
 	xa_for_each(&ooh->chunks, index, chunk) {
 		xa_erase(&ooh->chunks, index);
-		for_each_set_bit(block, chunk->blocks, KVM_OOH_CHUNK_FRAMES / KVM_OOH_BLOCK)
-			kvm_ooh_join(ooh->kvm, ((gfn_t)index << KVM_OOH_CHUNK_SHIFT) +
-					       block * KVM_OOH_BLOCK);
-		/* A report that has found it goes with it. */
-		call_rcu(&chunk->rcu, kvm_ooh_chunk_free);
+		for (word = 0; word < KVM_OOH_CHUNK_WORDS; word++)
+			kvm_ooh_forget_word(ooh, chunk, word, ~0UL);
+		kvm_ooh_chunk_gone(ooh, chunk);
 		cond_resched();
 	}
 }
@@ -473,6 +566,8 @@ void kvm_ooh_free_frames(struct kvm_ooh *ooh)
 	struct kvm_ooh_chunk *chunk;
 	unsigned long index;
 
+	while ((chunk = kvm_ooh_next_old(ooh)))
+		kvm_ooh_chunk_free(&chunk->rcu);
 	xa_for_each(&ooh->chunks, index, chunk)
 		kvm_ooh_chunk_free(&chunk->rcu);
 	xa_destroy(&ooh->chunks);
@@ -499,25 +594,14 @@ void kvm_ooh_flush(struct kvm_ooh *ooh)
 		kvm_make_all_cpus_request(ooh->kvm, KVM_REQ_OUTSIDE_GUEST_MODE);
 }
 
-u64 kvm_ooh_waiting(struct kvm_ooh *ooh)
+static void kvm_ooh_wait_word(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk, unsigned int word,
+			      unsigned long mask)
 {
-	struct kvm_ooh_chunk *chunk;
-	unsigned long index;
-	s64 n = 0;
+	unsigned long flags;
 
-	lockdep_assert_held(&ooh->lock);
-	xa_for_each(&ooh->chunks, index, chunk)
-		n += atomic_read(&chunk->count);
-	/* A report that is just taken may not be counted yet. */
-	return max(n, 0);
-}
-
-static void kvm_ooh_wait_word(struct kvm_ooh_chunk *chunk, unsigned int bit, unsigned long mask)
-{
-	unsigned long was = atomic_long_fetch_or(mask, kvm_dirty_word(chunk->waiting, bit));
-
-	set_bit(bit / BITS_PER_LONG, chunk->words);
-	atomic_add(hweight_long(mask & ~was), &chunk->count);
+	raw_spin_lock_irqsave(&chunk->lock, flags);
+	kvm_ooh_wait(ooh, chunk, word, mask);
+	raw_spin_unlock_irqrestore(&chunk->lock, flags);
 }
 
 void kvm_ooh_put_back(struct kvm_ooh *ooh, const struct kvm_ooh_range *ranges, u32 n)
@@ -526,7 +610,8 @@ void kvm_ooh_put_back(struct kvm_ooh *ooh, const struct kvm_ooh_range *ranges, u
 
 	lockdep_assert_held(&ooh->lock);
 	while (kvm_ooh_next_word(&w))
-		kvm_ooh_wait_word(kvm_ooh_chunk_of(ooh, w.base), kvm_ooh_bit(w.base), w.mask);
+		kvm_ooh_wait_word(ooh, kvm_ooh_chunk_of(ooh, w.base),
+				  kvm_ooh_bit(w.base) / BITS_PER_LONG, w.mask);
 }
 
 /* Add one run; false if there is no room for it. An entry of the ring holds a range. */
@@ -560,22 +645,38 @@ static unsigned long kvm_ooh_take_word(struct kvm_ooh *ooh, u32 *n, u32 max, gfn
 	return word;
 }
 
+/* The next word with frames that wait, at or after *i; they do not wait any more. */
+static unsigned long kvm_ooh_next_waiting(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk,
+					  unsigned int *i)
+{
+	unsigned long flags, word = 0;
+
+	raw_spin_lock_irqsave(&chunk->lock, flags);
+	for (; !word; (*i)++) {
+		*i = find_next_bit(chunk->words, KVM_OOH_CHUNK_WORDS, *i);
+		if (*i == KVM_OOH_CHUNK_WORDS)
+			break;
+		__clear_bit(*i, chunk->words);
+		word = chunk->waiting[*i];
+		chunk->waiting[*i] = 0;
+	}
+	raw_spin_unlock_irqrestore(&chunk->lock, flags);
+	atomic_long_sub(hweight_long(word), &ooh->waiting);
+	return word;
+}
+
 /* False: there is no room for more. */
 static bool kvm_ooh_take_chunk(struct kvm_ooh *ooh, struct kvm_ooh_chunk *chunk, gfn_t start,
 			       u32 *n, u32 max)
 {
 	unsigned long word, rest;
-	unsigned int i;
+	unsigned int i = 0;
 
-	for_each_set_bit(i, chunk->words, KVM_OOH_CHUNK_WORDS) {
-		clear_bit(i, chunk->words);
-		/* The word, then its frames; see kvm_ooh_wait(). */
-		smp_mb__after_atomic();
-		word = xchg(&chunk->waiting[i], 0);
-		atomic_sub(hweight_long(word), &chunk->count);
-		rest = kvm_ooh_take_word(ooh, n, max, start + i * BITS_PER_LONG, word);
+	/* i is that of the word after the one that is returned. */
+	while ((word = kvm_ooh_next_waiting(ooh, chunk, &i))) {
+		rest = kvm_ooh_take_word(ooh, n, max, start + (i - 1) * BITS_PER_LONG, word);
 		if (rest) {
-			kvm_ooh_wait_word(chunk, i * BITS_PER_LONG, rest);
+			kvm_ooh_wait_word(ooh, chunk, i - 1, rest);
 			return false;
 		}
 	}

@@ -44,6 +44,17 @@ void kvm_ooh_tell(struct kvm_ooh *ooh)
 		queue_work(system_highpri_wq, &ooh->work);
 }
 
+/* If as many frames wait as the guest wants to be told of. Any context. */
+void kvm_ooh_tell_waiting(struct kvm_ooh *ooh)
+{
+	u64 want = (READ_ONCE(ooh->interrupt) & KVM_OOH_INT_FRAMES_MASK) >> KVM_OOH_INT_FRAMES_SHIFT;
+
+	/* That they wait, then whether to tell; pairs with who lets us tell. */
+	smp_mb();
+	if (atomic_read(&ooh->tell) && atomic_long_read(&ooh->waiting) >= (long)max(want, 1))
+		kvm_ooh_tell(ooh);
+}
+
 static void kvm_ooh_interrupt(struct work_struct *work)
 {
 	struct kvm_ooh *ooh = container_of(work, struct kvm_ooh, work);
@@ -76,6 +87,9 @@ static struct kvm_ooh *kvm_ooh_new(struct kvm *kvm)
 	mutex_init(&ooh->lock);
 	xa_init(&ooh->chunks);
 	INIT_WORK(&ooh->work, kvm_ooh_interrupt);
+	spin_lock_init(&ooh->old_lock);
+	INIT_LIST_HEAD(&ooh->old);
+	INIT_WORK(&ooh->join, kvm_ooh_join_old);
 	atomic_set(&ooh->tell, 1);
 	return ooh;
 }
@@ -110,6 +124,7 @@ void __kvm_ooh_destroy_vm(struct kvm *kvm)
 	/* With its chunks; no huge page has to come back. */
 	WRITE_ONCE(kvm->arch.ooh.state, NULL);
 	cancel_work_sync(&ooh->work);
+	cancel_work_sync(&ooh->join);
 	kvm_ooh_free_frames(ooh);
 	kvfree(ooh);
 	static_branch_slow_dec_deferred(&kvm_ooh_any);
@@ -168,7 +183,6 @@ static int kvm_ooh_set_ring(struct kvm_vcpu *vcpu, struct kvm_ooh *ooh, u64 ring
 	kvm_ooh_forget_all(ooh);
 	ooh->ring = ring;
 	WRITE_ONCE(ooh->all_dirty, on && host);
-	atomic_long_set(&ooh->since, 0);
 	atomic_set(&ooh->tell, 1);
 	if (!on)
 		kvm_ooh_log(ooh->kvm, false);
@@ -201,6 +215,7 @@ int kvm_ooh_set_msr(struct kvm_vcpu *vcpu, struct msr_data *msr)
 	} else {
 		WRITE_ONCE(ooh->interrupt, msr->data);
 		atomic_set(&ooh->tell, 1);
+		kvm_ooh_tell_waiting(ooh);
 	}
 	mutex_unlock(&ooh->lock);
 	return r;
@@ -285,6 +300,8 @@ static int kvm_ooh_info_ioctl(struct kvm *kvm, void __user *argp)
 	ooh = kvm_ooh_get(kvm);
 	if (!ooh)
 		return -ENOMEM;
+	/* A device that goes has written until now: the next fetch still tells of it. */
+	atomic_or(READ_ONCE(ooh->info) | arg.info, &ooh->info_past);
 	WRITE_ONCE(ooh->info, arg.info);
 	return 0;
 }

@@ -21,19 +21,28 @@
 /* Ranges that are worked on at once. */
 #define KVM_OOH_BATCH		512
 
+/* Chunks whose huge pages are to come back later. More are not kept for that. */
+#define KVM_OOH_MAX_OLD		64
+
 /*
  * Frames of one part of the guest's memory. Found under RCU; comes and goes with
- * kvm_ooh.lock held. Bits change by atomic operations.
+ * kvm_ooh.lock held. lock makes it one step that a frame is not armed any more
+ * and waits: whoever has it sees one of the two. Any context.
  */
 struct kvm_ooh_chunk {
+	raw_spinlock_t lock;		/* armed, waiting, words */
 	unsigned long *armed;		/* the next write is to be reported */
 	unsigned long *waiting;		/* written, to be fetched */
 	/* Words of waiting that may have bits. */
 	DECLARE_BITMAP(words, KVM_OOH_CHUNK_WORDS);
-	/* Blocks of 2 MiB without large entries; of these, those that may still have some. */
+	/*
+	 * Blocks of 2 MiB without large entries; changes under kvm_ooh.lock. Of these,
+	 * those that may still have some.
+	 */
 	DECLARE_BITMAP(blocks, KVM_OOH_CHUNK_FRAMES / KVM_OOH_BLOCK);
 	DECLARE_BITMAP(fresh, KVM_OOH_CHUNK_FRAMES / KVM_OOH_BLOCK);	/* lock */
-	atomic_t count;			/* of waiting */
+	gfn_t base;
+	struct list_head old;		/* kvm_ooh.old */
 	struct rcu_head rcu;
 };
 
@@ -49,6 +58,7 @@ struct kvm_ooh {
 	u64 ring;			/* MSR_KVM_OOH_RING */
 	bool all_dirty;			/* to be said in the next fetch */
 	u32 info;			/* KVM_OOH_INFO_* */
+	atomic_t info_past;		/* what it was since the last fetch */
 	struct kvm_ooh_range batch[KVM_OOH_BATCH];
 	u64 entries[KVM_OOH_BATCH];
 
@@ -56,8 +66,13 @@ struct kvm_ooh {
 
 	u64 interrupt;			/* MSR_KVM_OOH_INT; changes under lock */
 	atomic_t tell;			/* an interrupt may be given */
-	atomic_long_t since;		/* frames reported since the last fetch */
+	atomic_long_t waiting;		/* frames */
 	struct work_struct work;	/* gives it: reports come in any context */
+
+	spinlock_t old_lock;		/* the next two */
+	struct list_head old;		/* chunks of which nothing is armed any more */
+	unsigned int nr_old;
+	struct work_struct join;	/* lets their huge pages come back */
 
 	atomic64_t arms, rearms, fetches, fetched;
 	atomic64_t by_pml, by_fault, by_user;
@@ -67,6 +82,7 @@ struct kvm_ooh {
 /* ooh.c */
 struct kvm_ooh *kvm_ooh_of(struct kvm *kvm);
 void kvm_ooh_tell(struct kvm_ooh *ooh);
+void kvm_ooh_tell_waiting(struct kvm_ooh *ooh);
 
 static inline bool kvm_ooh_on(const struct kvm_ooh *ooh)
 {
@@ -84,11 +100,11 @@ int kvm_ooh_arm(struct kvm_ooh *ooh, const struct kvm_ooh_range *ranges, u32 n);
 void kvm_ooh_rearm(struct kvm_ooh *ooh, const struct kvm_ooh_range *ranges, u32 n);
 void kvm_ooh_forget(struct kvm_ooh *ooh, gfn_t gfn, u64 pages);
 void kvm_ooh_forget_all(struct kvm_ooh *ooh);
+void kvm_ooh_join_old(struct work_struct *work);
 void kvm_ooh_free_frames(struct kvm_ooh *ooh);	/* at the VM's end, no lock */
 u32 kvm_ooh_take(struct kvm_ooh *ooh, u32 max);
 void kvm_ooh_put_back(struct kvm_ooh *ooh, const struct kvm_ooh_range *ranges, u32 n);
 void kvm_ooh_flush(struct kvm_ooh *ooh);
-u64 kvm_ooh_waiting(struct kvm_ooh *ooh);
 
 /* Any context: the frames were written. */
 void kvm_ooh_report(struct kvm_ooh *ooh, gfn_t gfn, u64 pages, atomic64_t *by);

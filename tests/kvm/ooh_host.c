@@ -259,6 +259,17 @@ static void t_bad_ioctls(void)
 	CHECK(ooh_call(&g, KVM_OOH_FETCH, 0, 0, 0) == 0 && g.ring->info == info.info, "info %#x", g.ring->info);
 	info.info = 0;
 	MUST(ioctl(g.vm.vm, KVM_OOH_SET_INFO, &info));
+	/* The device that has just gone has written since the last fetch. */
+	CHECK(ooh_call(&g, KVM_OOH_FETCH, 0, 0, 0) == 0 && g.ring->info == KVM_OOH_INFO_UNSEEN_WRITERS,
+	      "info %#x", g.ring->info);
+	CHECK(ooh_call(&g, KVM_OOH_FETCH, 0, 0, 0) == 0 && !g.ring->info, "info %#x", g.ring->info);
+	/* One that came and went between two fetches. */
+	info.info = KVM_OOH_INFO_UNSEEN_WRITERS;
+	MUST(ioctl(g.vm.vm, KVM_OOH_SET_INFO, &info));
+	info.info = 0;
+	MUST(ioctl(g.vm.vm, KVM_OOH_SET_INFO, &info));
+	CHECK(ooh_call(&g, KVM_OOH_FETCH, 0, 0, 0) == 0 && g.ring->info == KVM_OOH_INFO_UNSEEN_WRITERS,
+	      "info %#x", g.ring->info);
 	CHECK(ooh_call(&g, KVM_OOH_FETCH, 0, 0, 0) == 0 && !g.ring->info, "info %#x", g.ring->info);
 	/* Of the vCPU they are no calls. */
 	CHECK_ERR(ioctl(g.vm.vcpu, KVM_OOH_SET_INFO, &info), EINVAL);
@@ -707,18 +718,26 @@ static void t_interrupt(void)
 	MUST(ooh_wrote(&g, GPA(5), 1, 0));
 	CHECK(interrupts_soon(&g.vm, 3) == 3, "none for the process's write");
 	CHECK(ooh_stats(&g).interrupts == 3, "%llu interrupts", ooh_stats(&g).interrupts);
+	/* For frames that wait already when it is asked for. */
+	CHECK(ooh_wrmsr(&g.vm, MSR_KVM_OOH_INT, 0) == TINY_DONE, "INT");
+	ooh_fetch(&g, set, KVM_OOH_REARM);
+	TINY_RUN(&g.vm, touch, .ebx = GPA(200), .ecx = 2);
+	CHECK(ooh_wrmsr(&g.vm, MSR_KVM_OOH_INT, 0x60 | 3 << KVM_OOH_INT_FRAMES_SHIFT) == TINY_DONE, "INT");
+	CHECK(interrupts_soon(&g.vm, 4) == 3, "two are enough");
+	CHECK(ooh_wrmsr(&g.vm, MSR_KVM_OOH_INT, 0x60 | 2 << KVM_OOH_INT_FRAMES_SHIFT) == TINY_DONE, "INT");
+	CHECK(interrupts_soon(&g.vm, 4) == 4, "none for what waits");
 	/* To a vCPU that is not there; to none. */
 	for (i = 0; i < 2; i++) {
 		CHECK(ooh_wrmsr(&g.vm, MSR_KVM_OOH_INT, i ? 0 : 7ull << KVM_OOH_INT_APIC_SHIFT | 0x60) == TINY_DONE,
 		      "INT");
 		ooh_fetch(&g, set, KVM_OOH_REARM);
 		TINY_RUN(&g.vm, store, .ebx = GPA(20), .eax = 1);
-		CHECK(interrupts_soon(&g.vm, 4) == 3, "one more");
+		CHECK(interrupts_soon(&g.vm, 5) == 4, "one more");
 	}
 	CHECK(ooh_wrmsr(&g.vm, MSR_KVM_OOH_INT, 0xffffffff00000060) == TINY_DONE, "INT");
 	ooh_fetch(&g, set, KVM_OOH_REARM);
 	TINY_RUN(&g.vm, store, .ebx = GPA(20), .eax = 1);
-	CHECK(interrupts_soon(&g.vm, 4) == 3, "one to nobody");
+	CHECK(interrupts_soon(&g.vm, 5) == 4, "one to nobody");
 }
 
 /* The registers go to another VM with the memory: it has to take all for written. */
