@@ -11,7 +11,6 @@
 #include <x86intrin.h>
 
 #define LONG_US		2000000		/* a deadline that no test runs into */
-#define LIFT_MS		10		/* a page lifted for one access is masked again by then */
 #define L1_DEADLINE_MS	50		/* accesses of an L1 never wait longer */
 #define VALUE		0x5a5a0001u
 
@@ -110,6 +109,7 @@ static void row_run(const struct row *r, struct party *s, struct party *l1, uint
 	struct tiny_vm *v = r->l1 ? &l1->vm : &g.vm;
 	uint8_t source = r->l1 ? SPAN_SOURCE_L1 : SPAN_SOURCE_GUEST_L0;
 	uint32_t w = watch_new(s->fd, LONG_US, ALLOW);
+	struct kvm_span_stats stats;
 	struct event e;
 	int end;
 
@@ -118,6 +118,7 @@ static void row_run(const struct row *r, struct party *s, struct party *l1, uint
 		CHECK(access_run(v, r->kind, page) == TINY_DONE, "the first touch");
 	page_init(page);
 	MUST(subscribe(s->fd, w, r->kind, BLOCK, page, 1));
+	stats = span_stats(g.span);
 	access_go(v, r->kind, page);
 	e = want_event(s, w, page, r->kind, source);
 	row_check_event(r, &e, page);
@@ -130,7 +131,7 @@ static void row_run(const struct row *r, struct party *s, struct party *l1, uint
 	want_silence(s);
 
 	/* Again: told if and only if the subscription was kept. */
-	pause_ms(LIFT_MS);
+	wait_closed(g.span, &stats);
 	access_go(v, r->kind, page);
 	if (!(r->flags & CANCEL)) {
 		e = want_event(s, w, page, r->kind, source);
@@ -300,7 +301,6 @@ static void t_keep_and_cancel(void)
 	e = want_event(&s, w, 5, ACC_W, SPAN_SOURCE_GUEST_L0);
 	answer(&s, &e, ALLOW, 0);
 	WANT_END(&g.vm, TINY_DONE);
-	pause_ms(LIFT_MS);
 	access_go(&g.vm, ACC_W, 5);
 	e = want_event(&s, w, 5, ACC_W, SPAN_SOURCE_GUEST_L0);
 	want_silence(&q);

@@ -520,22 +520,6 @@ static void timeouts_so_far(const uint32_t *verdicts, uint64_t *timeouts)
 /* Chaos makes no zaps of its own while this is held. */
 static pthread_mutex_t zaps = PTHREAD_MUTEX_INITIALIZER;
 
-/* Each page that was opened for a moment is closed again: that is a zap. */
-static void wait_closed(const struct kvm_span_stats *before)
-{
-	uint64_t end = now_ms() + SOON;
-	struct kvm_span_stats s;
-
-	do {
-		s = span_stats(g.span);
-		if (s.pages_zapped - before->pages_zapped >= s.lifted - before->lifted)
-			return;
-		usleep(500);
-	} while (now_ms() < end);
-	CHECK(false, "%llu pages were opened, %llu closed", s.lifted - before->lifted,
-	      s.pages_zapped - before->pages_zapped);
-}
-
 /* It ended as the model says; whether it was denied, where that is open. */
 static bool check_end(const struct verdict *d, uint32_t kind, int page, bool l1, int end, uint32_t written, uint32_t eax)
 {
@@ -585,7 +569,7 @@ static void op_touch_by(struct tiny_vm *v, struct member *own)
 	pthread_mutex_lock(&zaps);
 	stats = span_stats(g.span);
 	end = touch_page(v, kind, at, verdicts);
-	wait_closed(&stats);
+	wait_closed(g.span, &stats);
 	pthread_mutex_unlock(&zaps);
 	/* What was asked and not answered before the access gave up waiting. */
 	if (own && d.asks)

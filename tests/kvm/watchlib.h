@@ -155,6 +155,25 @@ static inline int span_written(int span, uint64_t first, uint64_t pages)
 	return ioctl(span, KVM_SPAN_WRITTEN, &w);
 }
 
+/*
+ * Each page that was opened for a moment since then is closed again: that is a zap.
+ * Nobody else makes any meanwhile.
+ */
+static inline void wait_closed(int span, const struct kvm_span_stats *before)
+{
+	uint64_t end = now_ms() + SOON;
+	struct kvm_span_stats s;
+
+	do {
+		s = span_stats(span);
+		if (s.pages_zapped - before->pages_zapped >= s.lifted - before->lifted)
+			return;
+		usleep(500);
+	} while (now_ms() < end);
+	CHECK(false, "%llu pages were opened, %llu closed", s.lifted - before->lifted,
+	      s.pages_zapped - before->pages_zapped);
+}
+
 static inline int log_fetch(int fd, uint32_t watch, struct kvm_span_log_range *ranges, uint32_t max,
 			    uint64_t first, uint64_t pages, struct kvm_span_log_fetch *out)
 {
