@@ -43,7 +43,7 @@ def compared(level, backend, timeout):
 
 
 def others(level, backend, timeout):
-    """What else "make check" runs, each in incremental mode."""
+    """What else "make check" runs, each in incremental mode and with soft-dirty bits beside."""
     directory = paths.build("bdwgc", "threads")
     if not os.path.isdir(directory):
         raise Skip("no build/bdwgc: run scripts/build-bdwgc")
@@ -51,7 +51,7 @@ def others(level, backend, timeout):
     check(len(names) > 8, f"only {names}")
     for name in names:
         level.put(os.path.join(directory, name), f"/tmp/{name}")
-        rc, out = level.run(f"GC_ENABLE_INCREMENTAL=1 OOH_BACKEND={backend} GC_PRINT_STATS=1 /tmp/{name} >/tmp/gc.log 2>&1; rc=$?; "
+        rc, out = level.run(f"GC_ENABLE_INCREMENTAL=1 OOH_BACKEND={backend} GC_OOH_CHECK=1 GC_PRINT_STATS=1 /tmp/{name} >/tmp/gc.log 2>&1; rc=$?; "
                             f"rm /tmp/{name}; grep -c 'Using libooh, by {backend}' /tmp/gc.log; tail -n 5 /tmp/gc.log; exit $rc",
                             timeout=timeout, check=False)
         check(rc == 0 and out[0] != "0", f"{name}: status {rc}: {out}")
