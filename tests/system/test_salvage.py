@@ -12,10 +12,12 @@ SOON = {"unresponsive-ms": 300, "lost-ms": 700}
 LENT = 200
 
 
-def lend(m, vcpus, policy=None):
-    tr.settle(m, peers=("L1a", "L1b"), policy={**SOON, **(policy or {})})
+def lend(m, vcpus, limit_ms=LENT, **spec):
+    tr.settle(m, peers=("L1a", "L1b"), policy=SOON, **spec)
+    # Interrupts are posted and delivered without exits there; vcpu/salvage-kernel has it without, too.
+    equal(m["L1a"].sh("cat /sys/module/kvm_intel/parameters/enable_apicv").strip(), "Y", "APICv in the L1's KVM")
     j = Journey(m)
-    j.go("L1a", vcpus, limit_ms=LENT)
+    j.go("L1a", vcpus, limit_ms=limit_ms)
     return j
 
 
@@ -26,12 +28,13 @@ def lost(m, after):
     return e["data"]
 
 
-def came_back(m, j, data, what):
-    """vCPU 1 is here again, and all that has to be true in the guest is."""
-    equal((data["vcpus"], data["salvaged"]), ([], [1]), f"what was lost and what was salvaged, {what}")
-    j.owners[1] = tr.BASE
+def came_back(m, j, data, what, vcpus=(1,)):
+    """These vCPUs are here again, and all that has to be true in the guest is."""
+    equal((data["vcpus"], data["salvaged"]), ([], list(vcpus)), f"what was lost and what was salvaged, {what}")
+    for n in vcpus:
+        j.owners[n] = tr.BASE
     info = tr.state(m)["transfer"]
-    equal((info["status"], info["vcpus"], info["to"]), ("salvaged", [1], tr.BASE), f"the last transfer, {what}")
+    equal((info["status"], info["vcpus"], info["to"]), ("salvaged", list(vcpus), tr.BASE), f"the last transfer, {what}")
     check(m.qmp("guest", "query-status")["running"], f"the guest does not run, {what}")
     j.look(what)
     j.check(what)
@@ -67,6 +70,44 @@ def running(m):
     after = len(m.events("guest"))
     m.pump(lambda: spot.hit, 200, "the controller to be asked for the vCPU")
     came_back(m, j, lost(m, after), "while its controller did not listen")
+    j.end()
+    clean_up(m)
+
+
+@case("vcpu/salvage-two", timeout=900, tags=("long",), **TOPOLOGY)
+def two(m):
+    """Two vCPUs of three are taken from one L1 at once: from its stopped controller, and from a hypervisor that hangs."""
+    for how in ("controller", "hypervisor"):
+        j = lend(m, [1, 2], cpus=3)
+        j.check("two vCPUs on the L1")
+        after = len(m.events("guest"))
+        if how == "controller":
+            m["L1a"].run(f"kill -STOP {m['guest'].peers['L1a'].pid}")
+        else:
+            m["L0"].run(f"kill -STOP {m['L1a'].pid}")
+        came_back(m, j, lost(m, after), f"after the {how} was stopped", (1, 2))
+        if how == "hypervisor":
+            m["L0"].run(f"kill -CONT {m['L1a'].pid}")
+        j.check(f"some time after the {how} was stopped")
+        j.end()
+        clean_up(m)
+
+
+@case("vcpu/salvage-given", timeout=600, tags=("long",), **TOPOLOGY)
+def given(m):
+    """It has given the vCPU to somebody who does not take it, and is gone: nothing is salvaged over what it gave."""
+    j = lend(m, [1], limit_ms=600000)
+    guest, after = m["guest"], len(m.events("guest"))
+    spot = StopAt(m["L1b"], guest.peers["L1b"].pid, "span_node_load_start", "stop")
+    number = tr.start(m, "L1b", [1], timeout_ms=1000)
+    m.pump(lambda: spot.hit, 100, "the new owner to begin to load")
+    m["L1a"].run(f"kill -9 {guest.peers['L1a'].pid}")
+    equal(tr.wait(m, number, after)["status"], "failed", "status")
+    data = lost(m, after)
+    equal((data["vcpus"], data["salvaged"]), ([], []), "what was lost and what was salvaged")
+    j.owners[1] = tr.BASE
+    j.look("run by the base with the state that it had")
+    j.check("run by the base with the state that it had")
     j.end()
     clean_up(m)
 
