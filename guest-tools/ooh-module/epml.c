@@ -74,6 +74,8 @@ struct ooh_log {
 static DEFINE_PER_CPU(struct ooh_space *, running);	/* whose log is loaded */
 static DEFINE_PER_CPU(unsigned int, vector);		/* 0: none on this CPU */
 static DEFINE_PER_CPU(int, irq_of);
+static bool deaf;					/* some CPU has none */
+static struct fprobe use_mm_probe;
 static enum cpuhp_state cpu_state;
 static struct tracepoint *sched_switch;
 
@@ -232,7 +234,7 @@ bool ooh_log_news(struct ooh_space *space)
 		WRITE_ONCE(space->polled, true);
 		on_each_cpu(look_for_news, space, 1);
 	}
-	return READ_ONCE(space->log_news);
+	return READ_ONCE(space->log_news) || READ_ONCE(deaf);
 }
 
 /* The last entry is the first one in the page. Neighbours are noted together: most writers go one way. */
@@ -263,7 +265,8 @@ static void read_page(struct ooh_space *space, const u64 *page, u16 index)
  */
 bool ooh_log_take(struct ooh_space *space)
 {
-	bool complete = true;
+	/* A missed end of kthread_use_mm(): somebody may have written with no log. */
+	bool complete = !READ_ONCE(use_mm_probe.nmissed);
 	unsigned int cpu, i;
 
 	lockdep_assert_held(&space->lock);
@@ -435,7 +438,6 @@ static void on_use_mm(struct fprobe *fp, unsigned long ip, unsigned long ret_ip,
 }
 
 /* A kernel thread has begun, or ended, to use an address space. */
-static struct fprobe use_mm_probe;
 
 /* Filters are made once: ftrace_free_filter() leaves nothing that could be used again. */
 static void free_filters(unsigned int n)
@@ -543,6 +545,13 @@ static void vector_off(unsigned int cpu)
 }
 
 /* The kernel moves its interrupt elsewhere. Nothing of a Tracked runs there any more. */
+/* It has no interrupt for its log, unless it had one from the beginning and never went. */
+static int cpu_comes(unsigned int cpu)
+{
+	WRITE_ONCE(deaf, true);
+	return 0;
+}
+
 static int cpu_gone(unsigned int cpu)
 {
 	per_cpu(vector, cpu) = 0;
@@ -563,14 +572,16 @@ static int logs_on(void)
 	for_each_kernel_tracepoint(find_tracepoint, NULL);
 	if (!sched_switch)
 		return -EOPNOTSUPP;
-	err = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "ooh:log", NULL, cpu_gone);
+	err = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "ooh:log", cpu_comes, cpu_gone);
 	if (err < 0)
 		return err;
 	cpu_state = err;
 	cpus_read_lock();
 	for_each_online_cpu(cpu)
-		if (vector_on(cpu))
+		if (vector_on(cpu) || !per_cpu(vector, cpu)) {
+			WRITE_ONCE(deaf, true);
 			pr_info("no interrupt for the log of CPU %u\n", cpu);
+		}
 	cpus_read_unlock();
 	err = probes_on();
 	if (err)

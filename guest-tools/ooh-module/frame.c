@@ -10,7 +10,7 @@
  * pages of a frame are armed or none is: that is a property of the frame, kept
  * in each group so that a group's pages to arm are found without looking here.
  */
-static DEFINE_XARRAY(frames);
+static DEFINE_XARRAY_FLAGS(frames, XA_FLAGS_ACCOUNT);
 DEFINE_MUTEX(ooh_frame_lock);
 
 static bool armed(struct ooh_page *page)

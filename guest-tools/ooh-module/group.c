@@ -118,9 +118,13 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 		bool log = look->logged & BIT_ULL(i);
 
 		if (page->pfn == look->pfn[i] && (!page->pfn || log == !!(group->logged & BIT_ULL(i)))) {
-			/* Not seen in a frame, but it was in one: nobody knows what it was given there. */
+			/*
+			 * Not seen in a frame, but it was in one: nobody knows what it was given
+			 * there. What was in swap and is not any more reads differently now.
+			 */
 			if (!page->pfn)
-				dirty |= look->came & look->hidden & look->tracked & BIT_ULL(i);
+				dirty |= ((look->came & look->hidden) | (group->swapped & ~look->swapped)) &
+					 look->tracked & BIT_ULL(i);
 			continue;
 		}
 		if (page->pfn && page->pfn == look->pfn[i] && log) {
@@ -149,6 +153,7 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 		if (page->pfn)
 			stats->armed++;
 	}
+	group->swapped = (group->swapped & ~look->pages) | (look->swapped & look->tracked & look->pages);
 	if (dirty)
 		ooh_group_set_dirty(group, dirty);
 	/* Of what is not mapped any more there is nothing to say. */
@@ -160,7 +165,7 @@ int ooh_group_update(struct ooh_group *group, const struct ooh_look *look)
 bool ooh_group_put(struct ooh_group *group)
 {
 	lockdep_assert_held(&ooh_frame_lock);
-	if (group->used || group->dirty)
+	if (group->used || group->dirty || group->swapped)
 		return false;
 	xa_erase(&group->space->groups, group->index);
 	kmem_cache_free(groups, group);
@@ -179,6 +184,7 @@ void ooh_groups_free(struct ooh_space *space)
 			if (group->page[i].pfn)
 				ooh_page_forget(&group->page[i]);
 		ooh_group_clear(group, ~0ULL, ~0ULL);
+		group->swapped = 0;
 		ooh_group_put(group);
 		mutex_unlock(&ooh_frame_lock);
 		cond_resched();

@@ -86,6 +86,7 @@ struct ooh_group {
 	u64 unarmed;			/* in a frame that the host does not watch (yet): dirty, too */
 	u64 logged;			/* watched by their dirty bits (epml.c), not by the host */
 	u64 leaving;			/* of these, in the frame's list until the host's next report */
+	u64 swapped;			/* in no frame, but in swap (or on the way to another frame) */
 	struct ooh_page page[OOH_GROUP_PAGES];
 };
 
@@ -111,7 +112,6 @@ struct ooh_space {
 	struct xarray foreign;		/* so, those that are not watched by their dirty bits */
 	bool all_written;		/* there was no memory for that */
 	bool all_foreign;
-	bool cleaned;			/* entries that TLBs may still have dirty */
 	bool polled;			/* somebody wants to be told of a first entry in the log */
 	bool log_news;			/* there is one since the last fetch */
 	bool ended;			/* the address space is going away */
@@ -131,6 +131,7 @@ struct ooh_look {
 	u64 pages;				/* that were looked at; of others nothing is said */
 	u64 tracked;				/* pages that lie in a mapping that is tracked */
 	u64 hidden;				/* in no frame that is mapped, but they may have contents */
+	u64 swapped;				/* of these, what an entry of the page tables says */
 	u64 came;				/* were in a frame at some time since the last look */
 	u64 logged;				/* pages to be watched by their dirty bits */
 	u64 dirty;				/* those of them that were dirty; they are clean now */

@@ -291,11 +291,17 @@ static int mark_unseen(struct ooh_space *space)
 
 	if (xchg(&space->all_marked, false))
 		all = true;
-	if (all)
+	if (all) {
 		xa_for_each(&space->groups, index, group) {
 			err = err ?: mark(space, index, GFP_KERNEL_ACCOUNT);
 			cond_resched();
 		}
+		/* Notes whose mark there was no memory for. */
+		xa_for_each(&space->came, index, group) {
+			err = err ?: mark(space, index >> GROUP_OF_BITS, GFP_KERNEL_ACCOUNT);
+			cond_resched();
+		}
+	}
 	for_each_vma(vmi, vma)
 		if (!err && ooh_vma_tracked(space, vma) && (all || ooh_vma_unseen(vma)))
 			err = mark_vma(space, vma);
@@ -332,7 +338,6 @@ static int look(struct ooh_space *space, unsigned long index, bool marked, struc
 	ooh_look(space, index, marked ? ~0ULL : written, &look);
 	look.came = came;
 	look.dirty |= (written | came) & look.logged;
-	space->cleaned |= look.dirty;
 	space->stats.walked++;
 	mutex_lock(&ooh_frame_lock);
 	err = ooh_group_update(group, &look);
@@ -388,7 +393,8 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 	/* What is in the log is a mark by that, so the log first. */
 	incomplete = space->log && !ooh_log_take(space);
 	if (mmap_read_lock_killable(space->mm)) {
-		space->all_marked |= incomplete;
+		if (incomplete)
+			WRITE_ONCE(space->all_marked, true);
 		return -EINTR;
 	}
 	all.written = take_note(&space->all_written, whole);
@@ -404,15 +410,10 @@ static int look_marked(struct ooh_space *space, unsigned long first, unsigned lo
 		goto out;
 	mmap_read_unlock(space->mm);
 out:
-	/* Nothing of that was given to anybody yet: what is not flushed now is so next time. */
 	if (err && all.written)
 		WRITE_ONCE(space->all_written, true);
 	if (err && all.came)
 		WRITE_ONCE(space->all_came, true);
-	if (!err && space->cleaned) {
-		ooh_log_flush(space);
-		space->cleaned = false;
-	}
 	return err;
 }
 
@@ -701,11 +702,11 @@ struct ooh_space *ooh_space_new(struct mm_struct *mm, struct ooh_ring_buffer *ri
 	if (!space)
 		return ERR_PTR(-ENOMEM);
 	mutex_init(&space->lock);
-	xa_init(&space->groups);
-	xa_init(&space->marks);
-	xa_init(&space->came);
-	xa_init(&space->written);
-	xa_init(&space->foreign);
+	xa_init_flags(&space->groups, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&space->marks, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&space->came, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&space->written, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&space->foreign, XA_FLAGS_ACCOUNT);
 	mmgrab(mm);
 	space->mm = mm;
 	space->ring = ring;

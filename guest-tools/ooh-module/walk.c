@@ -119,7 +119,7 @@ static void look_ptes(struct vm_area_struct *vma, u64 log, pmd_t *pmd, unsigned 
 			continue;
 		value = ptep_get(pte);
 		if (!pte_present(value) && !pte_none(value))
-			look->hidden |= BIT_ULL(slot);
+			look->swapped |= BIT_ULL(slot);
 		if (!pte_present(value) || is_zero_pfn(pte_pfn(value)))
 			continue;
 		look->pfn[slot] = pte_pfn(value);
@@ -135,8 +135,8 @@ static void look_ptes(struct vm_area_struct *vma, u64 log, pmd_t *pmd, unsigned 
  * With the lock of the page table: that is what orders a look and the marks of
  * probes. It also hides an entry that is taken out only to be put back changed.
  */
-static void look_pmd(struct vm_area_struct *vma, u64 log, unsigned long addr, unsigned long end,
-		     struct ooh_look *look)
+static void look_pmd(struct ooh_space *space, struct vm_area_struct *vma, u64 log, unsigned long addr,
+		     unsigned long end, struct ooh_look *look)
 {
 	struct mm_struct *mm = vma->vm_mm;
 	pud_t *pud = pud_of(mm, addr);
@@ -179,8 +179,11 @@ again:
 		else if (!pmd_bad(pmd))
 			look_ptes(vma, log, &pmd, addr, end, look);
 	} else {
-		look->hidden |= pages_of(addr, end);
+		look->swapped |= pages_of(addr, end);
 	}
+	/* While nobody can unmap such a page: a CPU that has it dirty would write on to what was given away as clean. */
+	if (look->dirty)
+		ooh_log_flush(space);
 	spin_unlock(ptl);
 out:
 	rcu_read_unlock();
@@ -209,6 +212,7 @@ void ooh_look(struct ooh_space *space, unsigned long index, u64 pages, struct oo
 		if (vma->vm_flags & VM_HUGETLB)
 			look_hugetlb(mm, addr, end, look);
 		else
-			look_pmd(vma, ooh_vma_unseen(vma) ? 0 : log, addr, end, look);
+			look_pmd(space, vma, ooh_vma_unseen(vma) ? 0 : log, addr, end, look);
 	}
+	look->hidden |= look->swapped;
 }

@@ -411,6 +411,10 @@ static void test_swapped(void)
 	touch(&b, 40);
 	MUST(madvise(p, 64 * PAGE, MADV_PAGEOUT));
 	GIVEN(&t, &b, 40);
+	/* Thrown away there: it is full of zeros now. */
+	MUST(madvise(p + 40 * PAGE, PAGE, MADV_DONTNEED));
+	GIVEN(&t, &b, 40);
+	GIVEN_NONE(&t, &b);
 	untrack(&t);
 	munmap(p, 64 * PAGE);
 	MUST(swapoff("/dev/zram0"));
