@@ -96,19 +96,22 @@ static int kvm_ooh_say(struct kvm_ooh *ooh, struct kvm_ooh_ring __user *header)
 {
 	u32 past = atomic_xchg(&ooh->info_past, 0), generation;
 
-	if (put_user(past | READ_ONCE(ooh->info), &header->info)) {
-		atomic_or(past, &ooh->info_past);
-		return -EFAULT;
-	}
+	if (put_user(past | READ_ONCE(ooh->info), &header->info))
+		goto err_past;
 	if (!ooh->all_dirty && !READ_ONCE(ooh->kvm->arch.span.away))
 		return 0;
 	if (get_user(generation, &header->generation) ||
 	    put_user(generation + 1, &header->generation) ||
 	    kvm_ooh_set_flag(header, KVM_OOH_ALL_DIRTY))
-		return -EFAULT;
+		goto err_past;
 	WRITE_ONCE(ooh->all_dirty, false);
 	atomic64_inc(&ooh->all_dirties);
 	return 0;
+
+err_past:
+	/* For the next fetch. */
+	atomic_or(past, &ooh->info_past);
+	return -EFAULT;
 }
 
 /* Entries for the ranges in batch: in two pieces where the ring begins anew. */
@@ -173,11 +176,12 @@ static long __kvm_ooh_fetch(struct kvm_ooh *ooh, u64 flags)
 	u32 size = kvm_ooh_ring_size(ooh->ring), head, tail, max;
 	int n;
 
-	if (!header || kvm_ooh_say(ooh, header) || get_user(head, &header->head) ||
-	    get_user(tail, &header->tail))
+	if (!header || get_user(head, &header->head) || get_user(tail, &header->tail))
 		return -KVM_EFAULT;
 	if (head - tail > size)
 		return -KVM_EINVAL;
+	if (kvm_ooh_say(ooh, header))
+		return -KVM_EFAULT;
 	atomic64_inc(&ooh->fetches);
 	kvm_ooh_flush(ooh);
 	do {

@@ -37,11 +37,19 @@ struct kvm_ooh *kvm_ooh_of(struct kvm *kvm)
 
 /* Interrupts. */
 
-/* Any context. */
+/*
+ * Any context: a vCPU that is scheduled out writes its steal time, under the run
+ * queue's lock.
+ */
 void kvm_ooh_tell(struct kvm_ooh *ooh)
 {
 	if (atomic_xchg(&ooh->tell, 0))
-		queue_work(system_highpri_wq, &ooh->work);
+		irq_work_queue(&ooh->irq);
+}
+
+static void kvm_ooh_irq(struct irq_work *irq)
+{
+	queue_work(system_highpri_wq, &container_of(irq, struct kvm_ooh, irq)->work);
 }
 
 /* If as many frames wait as the guest wants to be told of. Any context. */
@@ -86,6 +94,7 @@ static struct kvm_ooh *kvm_ooh_new(struct kvm *kvm)
 	ooh->kvm = kvm;
 	mutex_init(&ooh->lock);
 	xa_init(&ooh->chunks);
+	init_irq_work(&ooh->irq, kvm_ooh_irq);
 	INIT_WORK(&ooh->work, kvm_ooh_interrupt);
 	spin_lock_init(&ooh->old_lock);
 	INIT_LIST_HEAD(&ooh->old);
@@ -114,7 +123,18 @@ static struct kvm_ooh *kvm_ooh_get(struct kvm *kvm)
 	return first;
 }
 
-/* No vCPU runs, and no descriptor of the VM is open. */
+/*
+ * No vCPU runs, and no descriptor of the VM is open. KVM's end looks for
+ * invalidations that are under way, which those of ours would be.
+ */
+void __kvm_ooh_pre_destroy_vm(struct kvm *kvm)
+{
+	struct kvm_ooh *ooh = kvm_ooh_of(kvm);
+
+	if (ooh)
+		cancel_work_sync(&ooh->join);
+}
+
 void __kvm_ooh_destroy_vm(struct kvm *kvm)
 {
 	struct kvm_ooh *ooh = kvm_ooh_of(kvm);
@@ -123,8 +143,8 @@ void __kvm_ooh_destroy_vm(struct kvm *kvm)
 		return;
 	/* With its chunks; no huge page has to come back. */
 	WRITE_ONCE(kvm->arch.ooh.state, NULL);
+	irq_work_sync(&ooh->irq);
 	cancel_work_sync(&ooh->work);
-	cancel_work_sync(&ooh->join);
 	kvm_ooh_free_frames(ooh);
 	kvfree(ooh);
 	static_branch_slow_dec_deferred(&kvm_ooh_any);

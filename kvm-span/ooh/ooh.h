@@ -9,6 +9,7 @@
 #ifndef KVM_OOH_H
 #define KVM_OOH_H
 
+#include <linux/irq_work.h>
 #include <linux/kvm_host.h>
 #include <linux/xarray.h>
 #include <uapi/linux/kvm_ooh.h>
@@ -67,7 +68,8 @@ struct kvm_ooh {
 	u64 interrupt;			/* MSR_KVM_OOH_INT; changes under lock */
 	atomic_t tell;			/* an interrupt may be given */
 	atomic_long_t waiting;		/* frames */
-	struct work_struct work;	/* gives it: reports come in any context */
+	struct irq_work irq;		/* reports come where nobody may be woken */
+	struct work_struct work;	/* gives it */
 
 	spinlock_t old_lock;		/* the next two */
 	struct list_head old;		/* chunks of which nothing is armed any more */

@@ -24,6 +24,7 @@ int kvm_ooh_get_msr(struct kvm_vcpu *vcpu, struct msr_data *msr);
 unsigned long kvm_ooh_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 a1, u64 a2, u64 a3);
 int kvm_ooh_vm_ioctl(struct kvm *kvm, unsigned int ioctl, void __user *argp);
 
+void __kvm_ooh_pre_destroy_vm(struct kvm *kvm);
 void __kvm_ooh_destroy_vm(struct kvm *kvm);
 void __kvm_ooh_run(struct kvm_vcpu *vcpu);
 void __kvm_ooh_wrote(struct kvm *kvm, gfn_t gfn);
@@ -45,6 +46,12 @@ static inline bool kvm_ooh_used(void)
 static inline bool kvm_ooh_has(struct kvm *kvm)
 {
 	return kvm_ooh_used() && READ_ONCE(kvm->arch.ooh.state);
+}
+
+static inline void kvm_ooh_pre_destroy_vm(struct kvm *kvm)
+{
+	if (kvm_ooh_used())
+		__kvm_ooh_pre_destroy_vm(kvm);
 }
 
 static inline void kvm_ooh_destroy_vm(struct kvm *kvm)
@@ -120,6 +127,7 @@ static inline int kvm_ooh_vm_ioctl(struct kvm *kvm, unsigned int ioctl, void __u
 }
 
 static inline bool kvm_ooh_has(struct kvm *kvm) { return false; }
+static inline void kvm_ooh_pre_destroy_vm(struct kvm *kvm) { }
 static inline void kvm_ooh_destroy_vm(struct kvm *kvm) { }
 static inline void kvm_ooh_run(struct kvm_vcpu *vcpu) { }
 static inline void kvm_ooh_wrote(struct kvm *kvm, gfn_t gfn) { }

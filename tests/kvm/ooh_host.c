@@ -24,6 +24,10 @@ TINY_CODE(ins, "cld; movl %ebx, %edi; movl $0x30, %edx; rep insb");
 /* Write a page once, say so, go on only by leaving: the other CPU may look without an exit of this one. */
 TINY_CODE(say, "incl (%ebx); movl $1, (%ecx); 1: pause; cmpl $0, (%ecx); jne 1b");
 
+TINY_CODE(call_and_stay, "vmcall; 1: jmp 1b");
+
+#define MSR_STEAL_TIME	0x4b564d03u
+
 static bool no_pml;
 static struct ooh_guest g;
 static uint8_t set[PAGES], want[PAGES];
@@ -740,6 +744,37 @@ static void t_interrupt(void)
 	CHECK(interrupts_soon(&g.vm, 5) == 4, "one to nobody");
 }
 
+/*
+ * A vCPU that is preempted writes its steal time, at a place where nobody may be
+ * woken. Where that frame is armed, the interrupt comes all the same.
+ */
+static void t_preempted(void)
+{
+	struct kvm_ooh_range *list;
+	uint64_t before;
+	unsigned int i;
+
+	ooh_new(&g, 0);
+	list = (void *)(g.own + (OOH_LIST_GPA - OOH_GPA));
+	if (!ooh_host_wrmsr(&g.vm, MSR_STEAL_TIME, GPA(7) | 1))
+		ktap_skip("no steal time in this kernel");
+	CHECK(ooh_wrmsr(&g.vm, MSR_KVM_OOH_INT, 0x60) == TINY_DONE, "INT");
+	ooh_begin(&g, 0);
+	for (i = 0; i < 20; i++) {
+		before = ooh_stats(&g).interrupts;
+		ooh_fetch(&g, set, 0);
+		/* By itself: whoever else armed it would have to be scheduled first. */
+		*list = (struct kvm_ooh_range){ GFN(7), 1 };
+		TINY_GO(&g.vm, call_and_stay, .eax = KVM_HC_OOH, .ebx = KVM_OOH_ARM, .ecx = OOH_LIST_GPA, .edx = 1);
+		usleep(3000);
+		tiny_abort(&g.vm);
+		usleep(1000);
+		CHECK(ooh_stats(&g).interrupts > before, "no interrupt when it was preempted");
+		ooh_fetch(&g, set, 0);
+		CHECK(set[7], "its steal time was not reported");
+	}
+}
+
 /* The registers go to another VM with the memory: it has to take all for written. */
 static void t_restored(void)
 {
@@ -870,6 +905,7 @@ int main(int argc, char **argv)
 		{ "another vCPU", t_other_vcpu },
 		{ "a nested guest", t_nested },
 		{ "interrupts", t_interrupt },
+		{ "a vCPU that is preempted", t_preempted },
 		{ "restored and reset", t_restored },
 		{ "cost", t_cost },
 		{ "VMs that end", t_ends },
