@@ -134,7 +134,7 @@ static long ioctl_track(struct ooh_file *f, void __user *arg)
 	up_write(&f->lock);
 	if (err)
 		return err;
-	/* The caller would not know how to mmap: as if it had not been. */
+	/* Tracking is on all the same; the caller closes the file. */
 	if (copy_to_user(arg, &args, sizeof(args)))
 		return -EFAULT;
 	return 0;

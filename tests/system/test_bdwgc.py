@@ -49,12 +49,18 @@ def others(level, backend, timeout):
         raise Skip("no build/bdwgc: run scripts/build-bdwgc")
     names = [n for n in sorted(os.listdir(directory)) if n != "gctest"]
     check(len(names) > 8, f"only {names}")
+    compared_pages = 0
     for name in names:
         level.put(os.path.join(directory, name), f"/tmp/{name}")
         rc, out = level.run(f"GC_ENABLE_INCREMENTAL=1 OOH_BACKEND={backend} GC_OOH_CHECK=1 GC_PRINT_STATS=1 /tmp/{name} >/tmp/gc.log 2>&1; rc=$?; "
-                            f"rm /tmp/{name}; grep -c 'Using libooh, by {backend}' /tmp/gc.log; tail -n 5 /tmp/gc.log; exit $rc",
-                            timeout=timeout, check=False)
+                            f"rm /tmp/{name}; grep -c 'Using libooh, by {backend}' /tmp/gc.log; grep GC_OOH_CHECK: /tmp/gc.log | tail -n 1; "
+                            "tail -n 5 /tmp/gc.log; exit $rc", timeout=timeout, check=False)
         check(rc == 0 and out[0] != "0", f"{name}: status {rc}: {out}")
+        counts = CHECKED.findall(out)
+        if counts:
+            check(counts[-1][2] == "0", f"{name}: pages were missed: {out}")
+            compared_pages += int(counts[-1][0])
+    check(compared_pages > 100, f"only {compared_pages} pages were compared in all of {len(names)} programs")
 
 
 @case("ooh/bdwgc-wp-async", topology="single", tags=("long",), timeout=400)
