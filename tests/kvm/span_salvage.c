@@ -479,34 +479,36 @@ static void *scribble(void *arg)
 /* The L1 writes anything into the registers of its local APIC meanwhile. */
 static void test_lies(void)
 {
+	/* Each has threads that stay, and know it by its address. */
+	static struct split all[8];
 	struct kvm_span_salvage arg;
+	struct split *s = all;
 	pthread_t thread;
-	struct split s;
 	int round;
 
-	for (round = 0; round < 8; round++) {
-		split_init(&s);
-		MUST(arm(&s));
+	for (round = 0; round < 8; round++, s++) {
+		split_init(s);
+		MUST(arm(s));
 		/* A page that is not there at all, in the last one. */
 		if (round == 7)
-			MUST(nest_write(&s.p.l1, VMCS_APIC_PAGE, 0xe0000000));
-		ENTER(&s, 0, g_count);
-		SOON(*word(&s, G_DATA) > 10);
-		MUST(pthread_create(&thread, NULL, scribble, &s) ? -1 : 0);
+			MUST(nest_write(&s->p.l1, VMCS_APIC_PAGE, 0xe0000000));
+		ENTER(s, 0, g_count);
+		SOON(*word(s, G_DATA) > 10);
+		MUST(pthread_create(&thread, NULL, scribble, s) ? -1 : 0);
 		usleep(2000);
-		CHECK(salvage(&s, 1u << WHO, &arg) == 0, "%s", strerror(errno));
+		CHECK(salvage(s, 1u << WHO, &arg) == 0, "%s", strerror(errno));
 		CHECK(arg.result[WHO] == (round < 7 ? KVM_SPAN_SALVAGE_RUNNING : KVM_SPAN_SALVAGE_UNKNOWN),
 		      "round %d: %u", round, arg.result[WHO]);
-		s.p.l1.stop = true;
+		s->p.l1.stop = true;
 		pthread_join(thread, NULL);
-		MUST(set_vcpu(s.g.span, WHO, 0));
-		tiny_go(&s.g.vcpu[WHO]);
-		tiny_wait(&s.g.vcpu[WHO], 50);
-		tiny_abort(&s.g.vcpu[WHO]);
-		tiny_abort(&s.p.l1);
-		tiny_free(&s.p.l1);
-		close(s.p.fd);
-		close(s.g.span);
+		MUST(set_vcpu(s->g.span, WHO, 0));
+		tiny_go(&s->g.vcpu[WHO]);
+		tiny_wait(&s->g.vcpu[WHO], 50);
+		tiny_abort(&s->g.vcpu[WHO]);
+		tiny_abort(&s->p.l1);
+		tiny_free(&s->p.l1);
+		close(s->p.fd);
+		close(s->g.span);
 	}
 }
 
@@ -514,63 +516,69 @@ static void test_lies(void)
  * Both of the guest's vCPUs that the L1 has, on two of its own: one runs, and the
  * other one runs, too, or has exited.
  */
-static void test_two(void)
+static void salvage_two(struct split *s, struct tiny_vm *second, bool exited)
 {
 	struct kvm_span_salvage arg;
-	struct tiny_vm second;
-	uint32_t n[2], exited;
-	struct split s;
+	uint32_t n[2];
 	int end;
 
-	for (exited = 0; exited < 2; exited++) {
-		split_init(&s);
-		tiny_add_vcpu(&second, &s.p.l1, 1, 0);
-		tiny_cpuid(s.g.vcpu[WHO2].vcpu);
-		MUST(nest_init_at(&second, L1_VMXON2_GPA, L1_VMCS2_GPA) ? 0 : -1);
-		split_vcpu(&s, &second, WHO2, G_STACK2, L1_APIC2_GPA);
-		MUST(arm(&s));
-		MUST(arm_one(&s, WHO2));
-		if (exited)
-			put(&s, G_CODE2, piece_g_hlt, piece_g_hlt_end - piece_g_hlt);
-		else
-			put(&s, G_CODE2, piece_g_count, piece_g_count_end - piece_g_count);
-		TINY_GO(&second, enter, .edi = G_CODE2, .ebx = G_DATA2, .eax = 0x1000000);
-		ENTER(&s, 0, g_count);
-		CHECK(SOON(*word(&s, G_DATA) > 1000), "the first counts: %u", *word(&s, G_DATA));
-		if (exited)
-			CHECK(tiny_wait(&second, 5000) == TINY_DONE && tiny_eax(&second) == EXIT_HLT, "exit %#x",
-			      tiny_eax(&second));
-		else
-			CHECK(SOON(*word(&s, G_DATA2) > 0x1001000), "the second counts: %#x", *word(&s, G_DATA2));
-		CHECK(salvage(&s, 1u << WHO | 1u << WHO2, &arg) == 0, "%s", strerror(errno));
-		CHECK(arg.vcpus == (1u << WHO | 1u << WHO2), "salvaged %#llx", (unsigned long long)arg.vcpus);
-		CHECK(arg.result[WHO] == KVM_SPAN_SALVAGE_RUNNING, "the first: %u", arg.result[WHO]);
-		CHECK(arg.result[WHO2] == (exited ? KVM_SPAN_SALVAGE_EXITED : KVM_SPAN_SALVAGE_RUNNING),
-		      "the second: %u", arg.result[WHO2]);
-		/* Each with its own. */
-		n[0] = *word(&s, G_DATA);
-		n[1] = *word(&s, G_DATA2);
-		CHECK(regs_of(&s).rbx == G_DATA, "ebx %#llx", regs_of(&s).rbx);
-		MUST(set_vcpu(s.g.span, WHO, 0));
-		MUST(set_vcpu(s.g.span, WHO2, 0));
-		tiny_go(&s.g.vcpu[WHO]);
-		tiny_go(&s.g.vcpu[WHO2]);
-		CHECK(SOON(*word(&s, G_DATA) > n[0] + 1000), "at home: %u, %u", n[0], *word(&s, G_DATA));
-		*word(&s, G_DATA + 4) = 1;
-		end = tiny_wait(&s.g.vcpu[WHO], 5000);
-		CHECK(end == TINY_DONE, "the first ended with %d", end);
-		if (!exited)
-			CHECK(SOON(*word(&s, G_DATA2) > n[1] + 1000), "at home: %#x, %#x", n[1],
-			      *word(&s, G_DATA2));
-		*word(&s, G_DATA2 + 4) = 1;
-		/* One that halted is woken, as by a kick that only the L1 knew of. */
-		end = tiny_wait(&s.g.vcpu[WHO2], 5000);
-		CHECK(end == TINY_DONE, "the second ended with %d", end);
-		if (exited)
-			CHECK(*word(&s, G_DATA2) == 8, "it halted once more, and went on: %u", *word(&s, G_DATA2));
-		tiny_abort(&s.p.l1);
-		tiny_abort(&second);
-	}
+	split_init(s);
+	tiny_add_vcpu(second, &s->p.l1, 1, 0);
+	tiny_cpuid(s->g.vcpu[WHO2].vcpu);
+	MUST(nest_init_at(second, L1_VMXON2_GPA, L1_VMCS2_GPA) ? 0 : -1);
+	split_vcpu(s, second, WHO2, G_STACK2, L1_APIC2_GPA);
+	MUST(arm(s));
+	MUST(arm_one(s, WHO2));
+	if (exited)
+		put(s, G_CODE2, piece_g_hlt, piece_g_hlt_end - piece_g_hlt);
+	else
+		put(s, G_CODE2, piece_g_count, piece_g_count_end - piece_g_count);
+	TINY_GO(second, enter, .edi = G_CODE2, .ebx = G_DATA2, .eax = 0x1000000);
+	ENTER(s, 0, g_count);
+	CHECK(SOON(*word(s, G_DATA) > 1000), "the first counts: %u", *word(s, G_DATA));
+	if (exited)
+		CHECK(tiny_wait(second, 5000) == TINY_DONE && tiny_eax(second) == EXIT_HLT, "exit %#x",
+		      tiny_eax(second));
+	else
+		CHECK(SOON(*word(s, G_DATA2) > 0x1001000), "the second counts: %#x", *word(s, G_DATA2));
+	CHECK(salvage(s, 1u << WHO | 1u << WHO2, &arg) == 0, "%s", strerror(errno));
+	CHECK(arg.vcpus == (1u << WHO | 1u << WHO2), "salvaged %#llx", (unsigned long long)arg.vcpus);
+	CHECK(arg.result[WHO] == KVM_SPAN_SALVAGE_RUNNING, "the first: %u", arg.result[WHO]);
+	CHECK(arg.result[WHO2] == (exited ? KVM_SPAN_SALVAGE_EXITED : KVM_SPAN_SALVAGE_RUNNING),
+	      "the second: %u", arg.result[WHO2]);
+	/* Each with its own. */
+	n[0] = *word(s, G_DATA);
+	n[1] = *word(s, G_DATA2);
+	CHECK(regs_of(s).rbx == G_DATA, "ebx %#llx", regs_of(s).rbx);
+	MUST(set_vcpu(s->g.span, WHO, 0));
+	MUST(set_vcpu(s->g.span, WHO2, 0));
+	tiny_go(&s->g.vcpu[WHO]);
+	tiny_go(&s->g.vcpu[WHO2]);
+	CHECK(SOON(*word(s, G_DATA) > n[0] + 1000), "at home: %u, %u", n[0], *word(s, G_DATA));
+	*word(s, G_DATA + 4) = 1;
+	end = tiny_wait(&s->g.vcpu[WHO], 5000);
+	CHECK(end == TINY_DONE, "the first ended with %d", end);
+	if (!exited)
+		CHECK(SOON(*word(s, G_DATA2) > n[1] + 1000), "at home: %#x, %#x", n[1],
+		      *word(s, G_DATA2));
+	*word(s, G_DATA2 + 4) = 1;
+	/* One that halted is woken, as by a kick that only the L1 knew of. */
+	end = tiny_wait(&s->g.vcpu[WHO2], 5000);
+	CHECK(end == TINY_DONE, "the second ended with %d", end);
+	if (exited)
+		CHECK(*word(s, G_DATA2) == 8, "it halted once more, and went on: %u", *word(s, G_DATA2));
+	tiny_abort(&s->p.l1);
+	tiny_abort(second);
+}
+
+static void test_two(void)
+{
+	/* Each has threads that stay, and know it by its address. */
+	static struct split s[2];
+	static struct tiny_vm second[2];
+
+	salvage_two(&s[0], &second[0], false);
+	salvage_two(&s[1], &second[1], true);
 }
 
 /* The processor delivers the guest's interrupts, and others are posted to it. */
@@ -636,35 +644,37 @@ static void test_posted(void)
 /* One that the processor delivered, without an exit: in service, and not once more. */
 static void test_delivered(void)
 {
-	struct split s;
+	/* Each has threads that stay, and know it by its address. */
+	static struct split both[2];
+	struct split *s = both;
 	uint32_t exited;
 
-	for (exited = 0; exited < 2; exited++) {
-		split_init_posted(&s, 0x51);
-		MUST(arm(&s));
-		MUST(nest_write(&s.p.l1, VMCS_GUEST_RFLAGS, 0x202));
+	for (exited = 0; exited < 2; exited++, s++) {
+		split_init_posted(s, 0x51);
+		MUST(arm(s));
+		MUST(nest_write(&s->p.l1, VMCS_GUEST_RFLAGS, 0x202));
 		if (exited) {
-			ENTER(&s, 0, g_hlt);
-			CHECK(tiny_wait(&s.p.l1, 5000) == TINY_DONE && tiny_eax(&s.p.l1) == EXIT_HLT, "exit %#x",
-			      tiny_eax(&s.p.l1));
+			ENTER(s, 0, g_hlt);
+			CHECK(tiny_wait(&s->p.l1, 5000) == TINY_DONE && tiny_eax(&s->p.l1) == EXIT_HLT, "exit %#x",
+			      tiny_eax(&s->p.l1));
 		} else {
-			ENTER(&s, 0, g_count);
-			CHECK(SOON(*word(&s, G_DATA) > 1000), "it counts: %u", *word(&s, G_DATA));
+			ENTER(s, 0, g_count);
+			CHECK(SOON(*word(s, G_DATA) > 1000), "it counts: %u", *word(s, G_DATA));
 		}
-		CHECK(*word(&s, G_COUNT) == 1, "interrupts taken: %u", *word(&s, G_COUNT));
-		post(&s, 0x53);
-		if (!expect(&s, exited ? KVM_SPAN_SALVAGE_EXITED : KVM_SPAN_SALVAGE_RUNNING))
+		CHECK(*word(s, G_COUNT) == 1, "interrupts taken: %u", *word(s, G_COUNT));
+		post(s, 0x53);
+		if (!expect(s, exited ? KVM_SPAN_SALVAGE_EXITED : KVM_SPAN_SALVAGE_RUNNING))
 			return;
-		CHECK(lapic_reg(s.g.vcpu[WHO].vcpu, APIC_ISR + 0x10 * (0x51 / 32)) == 1u << (0x51 % 32), "in service");
-		CHECK(!lapic_has(s.g.vcpu[WHO].vcpu, 0x51), "requested once more");
-		CHECK(lapic_has(s.g.vcpu[WHO].vcpu, 0x53), "what was posted");
-		*word(&s, G_DATA + 4) = 1;
-		MUST(set_vcpu(s.g.span, WHO, 0));
-		tiny_go(&s.g.vcpu[WHO]);
+		CHECK(lapic_reg(s->g.vcpu[WHO].vcpu, APIC_ISR + 0x10 * (0x51 / 32)) == 1u << (0x51 % 32), "in service");
+		CHECK(!lapic_has(s->g.vcpu[WHO].vcpu, 0x51), "requested once more");
+		CHECK(lapic_has(s->g.vcpu[WHO].vcpu, 0x53), "what was posted");
+		*word(s, G_DATA + 4) = 1;
+		MUST(set_vcpu(s->g.span, WHO, 0));
+		tiny_go(&s->g.vcpu[WHO]);
 		/* One that halted is woken once; the posted one is of the same class, and waits. */
-		CHECK(tiny_wait(&s.g.vcpu[WHO], 5000) == TINY_DONE, "ended with %d", s.g.vcpu[WHO].result);
-		CHECK(*word(&s, G_COUNT) == 1, "interrupts taken at home: %u", *word(&s, G_COUNT));
-		tiny_abort(&s.p.l1);
+		CHECK(tiny_wait(&s->g.vcpu[WHO], 5000) == TINY_DONE, "ended with %d", s->g.vcpu[WHO].result);
+		CHECK(*word(s, G_COUNT) == 1, "interrupts taken at home: %u", *word(s, G_COUNT));
+		tiny_abort(&s->p.l1);
 	}
 }
 
