@@ -427,6 +427,7 @@ static struct {
 	PROBE(on_get_fast, "get_user_pages_fast", "get_user_pages_fast_only", "pin_user_pages_fast"),
 };
 
+/* A kernel thread has begun, or ended, to use an address space. */
 static void on_use_mm(struct fprobe *fp, unsigned long ip, unsigned long ret_ip, struct pt_regs *regs,
 		      void *data)
 {
@@ -436,8 +437,6 @@ static void on_use_mm(struct fprobe *fp, unsigned long ip, unsigned long ret_ip,
 	switch_to_mm(current->mm);
 	local_irq_restore(flags);
 }
-
-/* A kernel thread has begun, or ended, to use an address space. */
 
 /* Filters are made once: ftrace_free_filter() leaves nothing that could be used again. */
 static void free_filters(unsigned int n)
@@ -544,14 +543,16 @@ static void vector_off(unsigned int cpu)
 	irq_dispose_mapping(irq);
 }
 
-/* The kernel moves its interrupt elsewhere. Nothing of a Tracked runs there any more. */
-/* It has no interrupt for its log, unless it had one from the beginning and never went. */
+/* It has no interrupt for its log: only those that were there from the beginning do. */
 static int cpu_comes(unsigned int cpu)
 {
 	WRITE_ONCE(deaf, true);
+	/* Who sleeps in poll() already would not hear of it. */
+	ooh_spaces_wake();
 	return 0;
 }
 
+/* The kernel moves its interrupt elsewhere. Nothing of a Tracked runs there any more. */
 static int cpu_gone(unsigned int cpu)
 {
 	per_cpu(vector, cpu) = 0;
@@ -572,6 +573,7 @@ static int logs_on(void)
 	for_each_kernel_tracepoint(find_tracepoint, NULL);
 	if (!sched_switch)
 		return -EOPNOTSUPP;
+	WRITE_ONCE(deaf, false);
 	err = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "ooh:log", cpu_comes, cpu_gone);
 	if (err < 0)
 		return err;
